@@ -1,0 +1,250 @@
+/**
+ * The only file that imports `pg`. Everything runs in a short transaction whose settings are made by
+ * SET LOCAL: no session state, no prepared names, so that it works through PgBouncer in transaction mode.
+ * Each method has one signature: biome cannot see a forgotten `await` behind overloads like those of pg.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { Pool, type PoolClient, types } from 'pg';
+import { RunFailure } from './failures.ts';
+import type { Logger } from './logger.ts';
+import { breaksConnection, errorCode, mayRetry, toRunFailure } from './sqlstates.ts';
+
+export interface DatabaseSettings {
+  /** `postgresql://…`; `sslmode` and `sslrootcert` as in libpq. */
+  readonly url: string;
+  /** Shown in `pg_stat_activity`, so that a person finds us and we find who holds us up. */
+  readonly applicationName: string;
+  /** The Postgres schema of our own tables: the whole `search_path` of our transactions. */
+  readonly schema: string;
+  readonly poolSize: number;
+  readonly connectTimeoutMs: number;
+  readonly lockTimeoutMs: number;
+  /** Total time for retries of one transaction while the database is away. 0: no retry. */
+  readonly retryMs: number;
+}
+
+export interface TransactionOptions {
+  /** `BEGIN READ ONLY`: Postgres itself refuses a write, whatever the statement says. Default `write`. */
+  readonly access?: 'read' | 'write';
+  /** Limit of one statement, in milliseconds. Default 5,000. */
+  readonly statementTimeoutMs?: number;
+  /**
+   * Whether running the whole transaction twice gives the same result. Only then is it tried again after a
+   * connection that was lost during COMMIT, when nobody knows the outcome. Default true for reads, else false.
+   */
+  readonly repeatable?: boolean;
+  /** Looks names up by the role's own `search_path` and not in our schema: for names that a user gave. */
+  readonly userSearchPath?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** One open transaction. Times arrive as text in UTC, bigint and numeric as text: nothing is rounded. */
+export interface Transaction {
+  /** Runs one statement and gives its rows. */
+  query<Row>(text: string, params?: readonly unknown[]): Promise<Row[]>;
+  /** Runs one statement and gives the number of rows that it changed or returned. */
+  execute(text: string, params?: readonly unknown[]): Promise<number>;
+  /** Runs several statements without parameters, as one round trip. */
+  script(text: string): Promise<void>;
+}
+
+const INT8 = 20;
+const NUMERIC = 1700;
+const DATE = 1082;
+const TIMESTAMP = 1114;
+const TIMESTAMPTZ = 1184;
+const asText = new Set<number>([INT8, NUMERIC, DATE, TIMESTAMP, TIMESTAMPTZ]);
+const rawTypes = {
+  getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+    asText.has(oid) ? (value: string) => value : types.getTypeParser(oid, format as 'text'),
+};
+
+/** Quotes an identifier that a user gave, for the few statements whose tables are settings. */
+export function quoteIdentifier(name: string): string {
+  if (name.includes('\0')) throw new RunFailure('checks_invalid', 'an identifier contains a NUL character');
+  return `"${name.replaceAll('"', '""')}"`;
+}
+
+const DEFAULT_STATEMENT_TIMEOUT_MS = 5_000;
+/** The client waits this much longer than the server before it takes the connection for half open (P24). */
+const HALF_OPEN_MARGIN_MS = 5_000;
+/** The longest statement that any job may ask for; the client's own time limit is derived from it. */
+const LONGEST_STATEMENT_MS = 60_000;
+
+export class Database {
+  readonly #pool: Pool;
+  readonly #settings: DatabaseSettings;
+  readonly #logger: Logger;
+  #closed = false;
+
+  constructor(settings: DatabaseSettings, logger: Logger) {
+    this.#settings = settings;
+    this.#logger = logger;
+    this.#pool = new Pool({
+      connectionString: withLibpqMeaning(settings.url),
+      application_name: settings.applicationName,
+      max: settings.poolSize,
+      connectionTimeoutMillis: settings.connectTimeoutMs,
+      idleTimeoutMillis: 30_000,
+      keepAlive: true,
+      keepAliveInitialDelayMillis: 10_000,
+      query_timeout: LONGEST_STATEMENT_MS + HALF_OPEN_MARGIN_MS,
+      types: rawTypes,
+    });
+    // Without a listener, the server ending an idle connection would end this process (P25).
+    this.#pool.on('error', (error) => {
+      this.#logger.warn({ code: errorCode(error) }, 'an idle database connection was lost');
+    });
+  }
+
+  /**
+   * Runs `work` in one short transaction and commits it. Errors of the table in sqlstates.ts that may be
+   * retried are, with jitter, until `retryMs` is used up; `work` must therefore have no effect but on the
+   * database.
+   * @throws RunFailure, with the failure of that table
+   */
+  async transaction<Result>(
+    options: TransactionOptions,
+    work: (transaction: Transaction) => Promise<Result>,
+  ): Promise<Result> {
+    const deadline = Date.now() + this.#settings.retryMs;
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await this.#once(options, work);
+      } catch (error) {
+        const waitMs = Math.min(100 * 2 ** attempt, 5_000) * (0.5 + Math.random() / 2);
+        const outcomeUnknown = error instanceof CommitOutcomeUnknown;
+        const again = outcomeUnknown
+          ? (options.repeatable ?? options.access === 'read')
+          : mayRetry(error) && !this.#closed;
+        if (!again || Date.now() + waitMs > deadline || options.signal?.aborted === true) {
+          throw toRunFailure(outcomeUnknown ? error.cause : error);
+        }
+        this.#logger.warn(
+          { code: errorCode(error), attempt },
+          'the database did not answer as it should: trying again',
+        );
+        await delay(waitMs, undefined, options.signal === undefined ? {} : { signal: options.signal }).catch(
+          () => {
+            throw toRunFailure(error);
+          },
+        );
+      }
+    }
+  }
+
+  /** `transaction` for a read: Postgres refuses writes, and it may always be tried again. */
+  async read<Result>(
+    work: (transaction: Transaction) => Promise<Result>,
+    options: TransactionOptions = {},
+  ): Promise<Result> {
+    return await this.transaction({ ...options, access: 'read' }, work);
+  }
+
+  /** Ends all connections. Idle at this point: a statement still running is bounded by its own time limit. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#pool.end();
+  }
+
+  async #once<Result>(
+    options: TransactionOptions,
+    work: (transaction: Transaction) => Promise<Result>,
+  ): Promise<Result> {
+    const client = await this.#pool.connect();
+    let lost: unknown;
+    const onError = (error: unknown) => {
+      lost = error;
+    };
+    // A client that is checked out reports a lost connection here and not on the pool.
+    client.on('error', onError);
+    try {
+      await client.query(this.#begin(options));
+      const result = await work(new OpenTransaction(client));
+      await commit(client);
+      return result;
+    } catch (error) {
+      lost ??= breaksConnection(error) || error instanceof CommitOutcomeUnknown ? error : undefined;
+      if (lost === undefined) {
+        await client.query('ROLLBACK').catch((rollbackError: unknown) => {
+          lost = rollbackError;
+        });
+      }
+      throw error;
+    } finally {
+      client.off('error', onError);
+      client.release(lost !== undefined);
+    }
+  }
+
+  #begin(options: TransactionOptions): string {
+    const timeoutMs = options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS;
+    if (timeoutMs > LONGEST_STATEMENT_MS) {
+      throw new RunFailure('internal', `a statement asks for more than ${LONGEST_STATEMENT_MS} ms`);
+    }
+    return [
+      options.access === 'read' ? 'BEGIN READ ONLY' : 'BEGIN READ WRITE',
+      `SET LOCAL statement_timeout = ${Math.round(timeoutMs)}`,
+      `SET LOCAL lock_timeout = ${Math.round(this.#settings.lockTimeoutMs)}`,
+      `SET LOCAL idle_in_transaction_session_timeout = ${LONGEST_STATEMENT_MS}`,
+      `SET LOCAL TimeZone = 'UTC'`,
+      `SET LOCAL DateStyle = 'ISO, YMD'`,
+      // One core of a database that others live on, and no compilation for statements of milliseconds.
+      'SET LOCAL max_parallel_workers_per_gather = 0',
+      'SET LOCAL jit = off',
+      ...(options.userSearchPath === true
+        ? []
+        : [`SET LOCAL search_path = ${quoteIdentifier(this.#settings.schema)}, pg_temp`]),
+    ].join('; ');
+  }
+}
+
+class OpenTransaction implements Transaction {
+  readonly #client: PoolClient;
+
+  constructor(client: PoolClient) {
+    this.#client = client;
+  }
+
+  async query<Row>(text: string, params: readonly unknown[] = []): Promise<Row[]> {
+    const result = await this.#client.query({ text, values: [...params] });
+    return result.rows as Row[];
+  }
+
+  async execute(text: string, params: readonly unknown[] = []): Promise<number> {
+    const result = await this.#client.query({ text, values: [...params] });
+    return result.rowCount ?? 0;
+  }
+
+  async script(text: string): Promise<void> {
+    await this.#client.query(text);
+  }
+}
+
+/** COMMIT was sent and no answer came: committed or not, nobody knows. */
+class CommitOutcomeUnknown extends Error {}
+
+async function commit(client: PoolClient): Promise<void> {
+  let command: string;
+  try {
+    command = (await client.query('COMMIT')).command;
+  } catch (error) {
+    // An answer with a SQLSTATE (a deferred constraint) is a clear "no"; silence is not.
+    if (!breaksConnection(error)) throw error;
+    throw new CommitOutcomeUnknown('the connection was lost during COMMIT', { cause: error });
+  }
+  // Postgres answers ROLLBACK to the COMMIT of a transaction in which a statement failed.
+  if (command !== 'COMMIT') {
+    throw new RunFailure('internal', 'a transaction was rolled back by the server at its COMMIT');
+  }
+}
+
+/**
+ * pg reads `sslmode=require` as "verify"; libpq, every other tool and its documentation do not. This switch of
+ * pg-connection-string gives the URL the meaning that people know.
+ */
+function withLibpqMeaning(url: string): string {
+  if (!/[?&]sslmode=/.test(url)) return url;
+  return `${url}&uselibpqcompat=true`;
+}

@@ -226,7 +226,10 @@ export function exitCodeOf(result: Pick<RunResult, 'outcome' | 'openFindings'>, 
 }
 
 function logFailure(logger: Logger, failure: RunFailure): RunFailure {
-  logger.error({ failureId: failure.id, exitCode: failure.exitCode, err: failure }, failure.message);
+  const known = { failureId: failure.id, exitCode: failure.exitCode };
+  // Frames help where the failure came from somewhere else, and only there.
+  const origin = failure.cause ?? (failure.id === 'internal' ? failure : undefined);
+  logger.error(origin === undefined ? known : { ...known, err: origin }, failure.message);
   return failure;
 }
 

@@ -63,7 +63,7 @@ CREATE TABLE checks (
 -- today's oldest running transaction is newer than the newest one known then.
 CREATE TABLE horizon_snapshots (
   taken_at timestamptz PRIMARY KEY,
-  xmax xid8 NOT NULL
+  next_xid xid8 NOT NULL
 );
 
 -- One row per window that was read. The sealing columns stay empty until windows are sealed.

@@ -125,6 +125,7 @@ function configuration(settings: Readonly<Record<string, string>>): string {
     shared_buffers: '256MB',
     max_wal_size: '4GB',
     log_min_messages: 'fatal',
+    timezone: 'UTC',
     max_prepared_transactions: '10',
     ...settings,
   };

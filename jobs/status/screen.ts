@@ -1,0 +1,178 @@
+/**
+ * The first screen, as text. Order of answers: what and how many, by cause; money at risk; since when, and
+ * growing or shrinking; what the machine is already doing; whether it needs you; version and weight; one command.
+ */
+import { styleText } from 'node:util';
+import type { FindingGroup, ReplayGroup } from './queries.ts';
+import type { Status } from './status.ts';
+
+type Style = Parameters<typeof styleText>[0];
+type Paint = (style: Style, text: string) => string;
+
+/** What happens to a finding by itself, and what a person has to do; one line per kind and cause. */
+const nextStep: Readonly<Record<string, { readonly person: boolean; readonly text: string }>> = {
+  'missing/event_pending': { person: false, text: 'replay delivers the event' },
+  'missing/event_parked': { person: true, text: 'see why the event was parked, mend that, then unpark it' },
+  'missing/processed_without_ledger': {
+    person: true,
+    text: 'the handler ran and wrote no bill: bill it again',
+  },
+  'missing/never_published': { person: true, text: 'no event was ever written: bill it from the session' },
+  'missing/unknown': { person: true, text: 'no event row is left to tell why: look at the session' },
+  duplicate: { person: true, text: 'reverse the bills that are too many' },
+  amount: { person: true, text: 'reverse the bill and write the right amount' },
+  orphan: { person: true, text: 'a bill without a session: find out what it is for' },
+};
+
+const kindNames: Readonly<Record<FindingGroup['kind'], string>> = {
+  missing: 'without a bill',
+  duplicate: 'billed more than once',
+  amount: 'billed a wrong amount',
+  orphan: 'bills for nothing',
+};
+
+/** @param colour whether the terminal takes colours */
+export function renderScreen(status: Status, installation: string, colour: boolean): string {
+  const paint: Paint = (style, text) => (colour ? styleText(style, text, { validateStream: false }) : text);
+  return [
+    ...heading(status, installation, paint),
+    ...frozen(status, paint),
+    '',
+    ...findings(status, paint),
+    ...machine(status, paint),
+    ...person(status, paint),
+    ...release(status),
+    '',
+    `Look closer: kubectl exec deploy/<exporter> -- node jobs/status/main.ts --json`,
+    '',
+  ].join('\n');
+}
+
+function heading(status: Status, installation: string, paint: Paint): string[] {
+  const open = total(status.findings.filter((group) => group.status === 'open'));
+  const verdict = {
+    clean: paint(['bold', 'green'], 'CLEAN  every fact looked at has its bill'),
+    unverified: paint(['bold', 'yellow'], 'NOT VERIFIED  no check has run to its end yet'),
+    open: paint(['bold', 'red'], `${open} OPEN ${open === 1 ? 'DISCREPANCY' : 'DISCREPANCIES'}`),
+  }[status.verdict];
+  return [`counterfoil · ${installation} · ${utc(status.at)}`, verdict];
+}
+
+function frozen(status: Status, paint: Paint): string[] {
+  return status.freezes.map((freeze) =>
+    paint(
+      ['bold', 'yellow'],
+      `FROZEN until ${utc(freeze.frozen_until)} by ${freeze.frozen_by}: ${freeze.reason}`,
+    ),
+  );
+}
+
+function findings(status: Status, paint: Paint): string[] {
+  if (status.findings.length === 0) return [];
+  const rows = status.findings.map((group) => [
+    String(group.findings),
+    group.status,
+    kindNames[group.kind],
+    group.cause ?? '',
+    money(group),
+    group.oldest_at === null ? 'unknown' : utc(group.oldest_at),
+  ]);
+  const { opened, resolved } = status.trend;
+  const direction = opened > resolved ? 'growing' : opened < resolved ? 'shrinking' : 'steady';
+  return [
+    ...table(['how many', 'status', 'what', 'cause', 'money at risk', 'oldest (UTC)'], rows, paint),
+    `In the last hour ${opened} opened and ${resolved} resolved: ${direction}.`,
+    '',
+  ];
+}
+
+/** Minor units with their currency; "unknown" where no amounts are compared, never 0. */
+function money(group: FindingGroup): string {
+  if (group.at_risk_minor === null) return 'unknown';
+  return `${group.at_risk_minor} ${group.currency ?? 'of unknown currency'} (minor units)`;
+}
+
+function machine(status: Status, paint: Paint): string[] {
+  const lines = [paint('bold', 'What the machine is doing')];
+  for (const check of status.checks) {
+    const through =
+      check.verified_through === null || check.age_seconds === null
+        ? 'not verified yet'
+        : `verified through ${utc(check.verified_through)} (${age(check.age_seconds)} ago)`;
+    lines.push(
+      `  ${check.name}: ${through}${check.held_back_by === null ? '' : `, held back by ${check.held_back_by}`}`,
+    );
+  }
+  if (status.checks.length === 0) lines.push('  no check has run yet');
+  lines.push(`  replay: ${replaySummary(status.replay)}`);
+  for (const run of status.runs) {
+    const silent =
+      run.outcome === 'running'
+        ? `, last sign ${age(run.silent_seconds)} ago`
+        : `, ${age(run.age_seconds)} ago`;
+    lines.push(
+      `  ${run.job} ${run.mode}: ${run.outcome}${silent}${run.message === null ? '' : ` (${run.message})`}`,
+    );
+  }
+  if (status.runs.length === 0) lines.push('  no run has been recorded');
+  for (const group of status.requests) lines.push(`  ${group.requests} open ${group.kind} request(s)`);
+  return [...lines, ''];
+}
+
+function replaySummary(groups: readonly ReplayGroup[]): string {
+  if (groups.length === 0) return 'nothing pending';
+  return groups
+    .map(
+      (group) =>
+        `${group.events} ${group.status}${group.parked_reason === null ? '' : ` (${group.parked_reason})`}, oldest ${utc(group.oldest_at)}`,
+    )
+    .join('; ');
+}
+
+function person(status: Status, paint: Paint): string[] {
+  const needed = new Map<string, number>();
+  for (const group of status.findings) {
+    if (group.status !== 'open') continue;
+    const step = nextStep[group.kind === 'missing' ? `missing/${group.cause ?? 'unknown'}` : group.kind];
+    if (step?.person === true) needed.set(step.text, (needed.get(step.text) ?? 0) + group.findings);
+  }
+  for (const group of status.requests) {
+    if (group.needs_approval > 0)
+      needed.set('approve or refuse the correction request', group.needs_approval);
+  }
+  if (needed.size === 0) return [paint('bold', 'Does it need you?  No.'), ''];
+  return [
+    paint(['bold', 'red'], 'Does it need you?  Yes:'),
+    ...[...needed].map(([text, findings]) => `  ${findings} × ${text}`),
+    '',
+  ];
+}
+
+function release(status: Status): string[] {
+  const { version, weight, phase } = status.rollout;
+  return [`Release: version ${version}, canary weight ${weight}, rollout ${phase}`];
+}
+
+const total = (groups: readonly FindingGroup[]) => groups.reduce((sum, group) => sum + group.findings, 0);
+
+/** Postgres' text of a time in UTC, to the second. */
+const utc = (time: string) => `${time.slice(0, 10)} ${time.slice(11, 19)}Z`;
+
+function age(seconds: number): string {
+  if (seconds < 120) return `${Math.max(0, seconds)} s`;
+  if (seconds < 7_200) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 172_800) return `${Math.floor(seconds / 3_600)} h`;
+  return `${Math.floor(seconds / 86_400)} d`;
+}
+
+function table(headings: readonly string[], rows: readonly (readonly string[])[], paint: Paint): string[] {
+  const widths = headings.map((text, column) =>
+    Math.max(text.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  const line = (cells: readonly string[]) =>
+    cells
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd();
+  return [paint('dim', line(headings)), ...rows.map(line)];
+}

@@ -1,0 +1,66 @@
+/** Collects what the first screen shows, in one short read; decides nothing but the verdict. */
+import type { Database } from '../runtime/database.ts';
+import {
+  type CheckState,
+  type FindingGroup,
+  type Freeze,
+  type LatestRun,
+  type OpenRequest,
+  type ReplayGroup,
+  readChecks,
+  readFindingGroups,
+  readFreezes,
+  readLatestRuns,
+  readOpenRequests,
+  readReplayGroups,
+  readTrend,
+  type Trend,
+} from './queries.ts';
+import { type RolloutState, readRolloutState } from './rollout-state.ts';
+
+/** `clean`: nothing open and the checks have run. `unverified`: nothing open, but no check has looked yet. */
+export type Verdict = 'clean' | 'unverified' | 'open';
+
+export interface Status {
+  readonly at: string;
+  readonly verdict: Verdict;
+  readonly findings: readonly FindingGroup[];
+  readonly trend: Trend;
+  readonly checks: readonly CheckState[];
+  readonly replay: readonly ReplayGroup[];
+  readonly runs: readonly LatestRun[];
+  readonly requests: readonly OpenRequest[];
+  readonly freezes: readonly Freeze[];
+  readonly rollout: RolloutState;
+}
+
+/** @throws RunFailure when the database or the state schema cannot be read */
+export async function readStatus(
+  database: Database,
+  options: { readonly installation: string; readonly exporterUrl: string | undefined },
+): Promise<Status> {
+  const rollout = readRolloutState(options.exporterUrl);
+  const fromDatabase = await database.read(async (transaction) => {
+    const [clock] = await transaction.query<{ at: string }>(
+      '-- status: readStatus\nSELECT clock_timestamp() AS at',
+    );
+    return {
+      at: clock?.at ?? '',
+      findings: await readFindingGroups(transaction),
+      trend: await readTrend(transaction),
+      checks: await readChecks(transaction),
+      replay: await readReplayGroups(transaction),
+      runs: await readLatestRuns(transaction, options.installation),
+      requests: await readOpenRequests(transaction),
+      freezes: await readFreezes(transaction),
+    };
+  });
+  return { ...fromDatabase, verdict: verdictOf(fromDatabase), rollout: await rollout };
+}
+
+/** Nothing found is not clean as long as nobody has looked. */
+function verdictOf(status: Pick<Status, 'findings' | 'checks'>): Verdict {
+  if (status.findings.some((group) => group.status === 'open')) return 'open';
+  const looked = status.checks.length > 0 && status.checks.every((check) => check.verified_through !== null);
+  return looked ? 'clean' : 'unverified';
+}

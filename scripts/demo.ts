@@ -1,0 +1,344 @@
+/**
+ * The main job from one command: a real Postgres, a real service that is killed in the middle of its work, and the
+ * same job processes that the CronJobs run. What was planted is compared with what was found, id by id.
+ */
+import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseArgs, styleText } from 'node:util';
+import { Client } from 'pg';
+import { $ } from 'zx';
+import { type Discrepancy, LEAST_FACTS, listPlanted, plant } from './demo-data.ts';
+import { type RunningService, slowHandlers, startLoad, startService } from './demo-service.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.ts';
+import { createProgress } from './progress.ts';
+
+const help = `Loses events and breaks bills on a real database, and watches them being found and mended.
+
+  npm run demo [-- options]
+
+  --facts N   completed sessions to begin with (default 200000, at least ${LEAST_FACTS})
+  --json      the last line of standard output is the result as one JSON object
+  --keep      leaves the database and the service running, and says how to look around
+  --help
+`;
+
+const CALLERS = 16;
+/** The crash comes once this many sessions were completed under load. */
+const COMPLETIONS_BEFORE_CRASH = 600;
+const ROLE_PASSWORD = 'demo';
+const REPLAY_TOKEN = 'demo-token';
+
+interface DemoResult {
+  readonly facts: number;
+  readonly planted: Record<string, number>;
+  readonly found: Record<string, number>;
+  readonly missed: number;
+  readonly falselyFound: number;
+  readonly replayed: number;
+  readonly parked: number;
+  readonly openAfter: number;
+  readonly forAPerson: Record<string, number>;
+  readonly lost: number;
+  readonly billedTwice: number;
+  readonly seconds: number;
+}
+
+const path = (name: string) => fileURLToPath(new URL(`../${name}`, import.meta.url));
+const nameOf = (discrepancy: Discrepancy) =>
+  discrepancy.cause === '' ? discrepancy.kind : `${discrepancy.kind}/${discrepancy.cause}`;
+const keyOf = (discrepancy: Discrepancy) => `${nameOf(discrepancy)} ${discrepancy.id}`;
+
+function countByName(discrepancies: readonly Discrepancy[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const discrepancy of discrepancies) {
+    counts[nameOf(discrepancy)] = (counts[nameOf(discrepancy)] ?? 0) + 1;
+  }
+  return counts;
+}
+
+async function main(): Promise<number> {
+  const options = parseArgs({
+    options: {
+      facts: { type: 'string', default: '200000' },
+      json: { type: 'boolean', default: false },
+      keep: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  }).values;
+  if (options.help) {
+    process.stdout.write(help);
+    return 0;
+  }
+  const facts = Number(options.facts);
+  if (!Number.isInteger(facts) || facts < LEAST_FACTS) {
+    process.stderr.write(`--facts must be a whole number of at least ${LEAST_FACTS}\n`);
+    return 2;
+  }
+  const startedAt = Date.now();
+  const progress = createProgress(8);
+  let server: EmbeddedPostgres | undefined;
+  let service: RunningService | undefined;
+  let client: Client | undefined;
+  try {
+    server = await progress.step('starting a real Postgres', () => startEmbeddedPostgres());
+    const admin = server.url;
+    client = new Client({ connectionString: admin });
+    await client.connect();
+    const roleUrl = (role: string) => admin.replace(/\/\/[^@]+@/, `//${role}:${ROLE_PASSWORD}@`);
+    await progress.step('making the tables of the service and the state schema', () =>
+      createTables(client as Client, roleUrl),
+    );
+    await progress.step(`writing ${facts.toLocaleString('en')} sessions, with faults planted`, (report) =>
+      plant(client as Client, facts, report),
+    );
+    const serviceOptions = { databaseUrl: admin, replayToken: REPLAY_TOKEN };
+    const crashed = await progress.step(
+      'running the service under load, and killing it at work',
+      async (report) => {
+        const first = await startService({ ...serviceOptions, podName: 'demo-1' });
+        service = first;
+        await slowHandlers(first, REPLAY_TOKEN, { rate: 0.2, ms: 400, forSeconds: 60 });
+        const load = startLoad(first, CALLERS);
+        while (load.completed() < COMPLETIONS_BEFORE_CRASH) {
+          await Promise.race([delay(10), load.ended]);
+          report(load.completed() / COMPLETIONS_BEFORE_CRASH);
+        }
+        await first.kill();
+        await load.ended;
+        service = await startService({ ...serviceOptions, podName: 'demo-2' });
+        return await cutOff(client as Client);
+      },
+    );
+    const planted = [...(await listPlanted(client, facts)), ...crashed];
+    const jobEnvironment = {
+      PATH: process.env.PATH ?? '',
+      DATABASE_URL: roleUrl('counterfoil_jobs'),
+      CF_INSTALLATION: 'demo',
+      CF_CHECKS_FILE: path('scripts/demo-checks.yaml'),
+    };
+    const reconcile = (mode: string) =>
+      runJob('billing-reconciliation', { ...jobEnvironment, CF_MODE: mode });
+    const found = await progress.step(
+      'reconciling: looking at everything, then looking again',
+      async (report) => {
+        await delay(1_500); // the grace of the demo's check, so that the last sessions before the crash have settled
+        await reconcile('full');
+        report(0.7);
+        await reconcile('tail');
+        return await listOpen(client as Client);
+      },
+    );
+    await progress.step('replaying what was lost', () =>
+      runJob('event-replay', {
+        PATH: process.env.PATH ?? '',
+        DATABASE_URL: roleUrl('counterfoil_jobs'),
+        CF_INSTALLATION: 'demo',
+        CF_MODE: 'once',
+        CF_GRACE_SECONDS: '1',
+        CF_REPLAY_URL: `${service?.url}/admin/events/replay`,
+        CF_REPLAY_TOKEN: REPLAY_TOKEN,
+        CF_REASON: 'demo',
+      }),
+    );
+    const after = await progress.step('reconciling again', async () => {
+      await reconcile('tail');
+      return await listOpen(client as Client);
+    });
+    const result = await progress.step('comparing with what was planted', async () =>
+      judge(client as Client, { facts, planted, crashed, found, after, startedAt }),
+    );
+    process.stdout.write(report(result, crashed.length, process.stdout.isTTY === true));
+    if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+    if (options.keep) await keep(server, service, roleUrl('counterfoil_jobs'));
+    return result.missed + result.falselyFound + result.openAfter + result.lost + result.billedTwice === 0
+      ? 0
+      : 1;
+  } finally {
+    await client?.end();
+    await service?.stop();
+    await server?.stop();
+  }
+}
+
+/** The service's tables by its own SQL, our roles and grants as documented, our schema by the schema job. */
+async function createTables(client: Client, roleUrl: (role: string) => string): Promise<void> {
+  for (const name of [
+    'reference-service/sql/schema.sql',
+    'nestjs/sql/event_backups.sql',
+    'nestjs/sql/event_deliveries.sql',
+    'jobs/schema/roles.sql',
+  ]) {
+    await client.query(readFileSync(path(name), 'utf8'));
+  }
+  for (const role of ['counterfoil_owner', 'counterfoil_jobs']) {
+    await client.query(`ALTER ROLE ${role} LOGIN PASSWORD '${ROLE_PASSWORD}'`);
+  }
+  await client.query('GRANT pg_read_all_stats TO counterfoil_jobs');
+  await runJob('schema', { PATH: process.env.PATH ?? '', DATABASE_URL: roleUrl('counterfoil_owner') });
+}
+
+/** Runs a job as its CronJob would: its own process, told by its environment alone. */
+async function runJob(job: string, environment: Record<string, string>): Promise<void> {
+  const run = await $({ env: environment, quiet: true, nothrow: true })`node ${path(`jobs/${job}/main.ts`)}`;
+  if (run.exitCode !== 0)
+    throw new Error(`jobs/${job} ended with ${run.exitCode}:\n${run.stdout.slice(-2_000)}${run.stderr}`);
+}
+
+/** Sessions that the service completed and never billed: what the crash cut off. Read without any of our code. */
+async function cutOff(client: Client): Promise<Discrepancy[]> {
+  const rows = await client.query<{ id: string }>(
+    `SELECT s.id FROM sessions s
+      WHERE s.contract_id = 'contract-live' AND s.completed_at IS NOT NULL
+        AND NOT EXISTS (SELECT FROM mentor_payable_ledgers l WHERE l.session_id = s.id)`,
+  );
+  return rows.rows.map(({ id }) => ({ id, kind: 'missing', cause: 'event_pending' }));
+}
+
+async function listOpen(client: Client): Promise<Discrepancy[]> {
+  const rows = await client.query<Discrepancy>(
+    `SELECT key::jsonb ->> 0 AS id, kind, coalesce(cause, '') AS cause
+       FROM counterfoil.discrepancies WHERE status = 'open'`,
+  );
+  return rows.rows;
+}
+
+interface Evidence {
+  readonly facts: number;
+  readonly planted: readonly Discrepancy[];
+  readonly crashed: readonly Discrepancy[];
+  readonly found: readonly Discrepancy[];
+  readonly after: readonly Discrepancy[];
+  readonly startedAt: number;
+}
+
+async function judge(client: Client, evidence: Evidence): Promise<DemoResult> {
+  const plantedKeys = new Set(evidence.planted.map(keyOf));
+  const foundKeys = new Set(evidence.found.map(keyOf));
+  const forReplay = new Set(
+    [...(await listPlanted(client, evidence.facts, { mendedByReplay: true })), ...evidence.crashed].map(
+      ({ id }) => id,
+    ),
+  );
+  const [events] = (
+    await client.query<{ replayed: number; parked: number }>(
+      `SELECT count(*) FILTER (WHERE status = 'done')::integer AS replayed,
+              count(*) FILTER (WHERE status = 'parked')::integer AS parked
+         FROM counterfoil.replay_events`,
+    )
+  ).rows;
+  // From the service's tables alone, whatever the jobs say: what a replay can mend must be billed, and no session
+  // may have a second live bill but those that were planted with one.
+  const [bills] = (
+    await client.query<{ lost: number; billed_twice: number }>(
+      `SELECT (SELECT count(*) FROM sessions s
+                WHERE s.completed_at IS NOT NULL AND (s.contract_id = 'contract-live' OR s.id = ANY ($1::uuid[]))
+                  AND NOT EXISTS (SELECT FROM mentor_payable_ledgers l WHERE l.session_id = s.id))::integer AS lost,
+              (SELECT count(*)
+                 FROM (SELECT session_id FROM mentor_payable_ledgers l
+                        WHERE l.reverses_id IS NULL
+                          AND NOT EXISTS (SELECT FROM mentor_payable_ledgers r WHERE r.reverses_id = l.id)
+                        GROUP BY session_id HAVING count(*) > 1) AS twice
+                WHERE session_id <> ALL ($2::uuid[]))::integer AS billed_twice`,
+      [[...forReplay], evidence.planted.filter(({ kind }) => kind === 'duplicate').map(({ id }) => id)],
+    )
+  ).rows;
+  return {
+    facts: evidence.facts,
+    planted: countByName(evidence.planted),
+    found: countByName(evidence.found),
+    missed: [...plantedKeys].filter((key) => !foundKeys.has(key)).length,
+    falselyFound: [...foundKeys].filter((key) => !plantedKeys.has(key)).length,
+    replayed: events?.replayed ?? 0,
+    parked: events?.parked ?? 0,
+    openAfter: evidence.after.filter(({ id }) => forReplay.has(id)).length,
+    forAPerson: countByName(evidence.after.filter(({ id }) => !forReplay.has(id))),
+    lost: bills?.lost ?? -1,
+    billedTwice: bills?.billed_twice ?? -1,
+    seconds: Math.round((Date.now() - evidence.startedAt) / 100) / 10,
+  };
+}
+
+const plainNames: Readonly<Record<string, string>> = {
+  'missing/event_pending': 'Not billed: the event was lost on its way',
+  'missing/event_parked': 'Not billed: the event was given up on',
+  'missing/processed_without_ledger': 'Not billed although the event was handled',
+  'missing/never_published': 'Not billed: no event was ever written',
+  'missing/unknown': 'Not billed: too old to tell why',
+  duplicate: 'Billed more than once',
+  amount: 'Billed a wrong amount',
+  orphan: 'A bill without a session',
+};
+
+/** The table at the end: what was broken, what was noticed, what mended itself, what waits for a person. */
+function report(result: DemoResult, crashed: number, colour: boolean): string {
+  const paint = (style: Parameters<typeof styleText>[0], text: string) =>
+    colour ? styleText(style, text) : text;
+  const heads = ['What went wrong', 'broken', 'found', 'mended', 'for a person'];
+  const names = Object.keys(plainNames).filter(
+    (name) => (result.planted[name] ?? 0) + (result.found[name] ?? 0) > 0,
+  );
+  const rows = names.map((name) => {
+    const left = result.forAPerson[name] ?? 0;
+    const found = result.found[name] ?? 0;
+    // An event that replay has parked by now is counted where it was found, and waits where it is.
+    const moved =
+      name === 'missing/event_pending'
+        ? (result.forAPerson['missing/event_parked'] ?? 0) - (result.found['missing/event_parked'] ?? 0)
+        : 0;
+    return [
+      plainNames[name] ?? name,
+      result.planted[name] ?? 0,
+      found,
+      Math.max(0, found - left - moved),
+      left,
+    ];
+  });
+  const sum = (column: number) => rows.reduce((total, row) => total + Number(row[column] ?? 0), 0);
+  rows.push(['Together', sum(1), sum(2), sum(3), sum(4)]);
+  const line = (cells: readonly (string | number)[]) =>
+    cells
+      .map((cell, column) => (column === 0 ? String(cell).padEnd(44) : String(cell).padStart(13)))
+      .join('')
+      .trimEnd();
+  const good =
+    result.missed + result.falselyFound + result.openAfter + result.lost + result.billedTwice === 0;
+  return [
+    '',
+    paint('bold', line(heads)),
+    ...rows.slice(0, -1).map(line),
+    paint('bold', line(rows.at(-1) ?? [])),
+    '',
+    `Of ${result.facts.toLocaleString('en')} sessions, and those completed live until the service was killed (${crashed} events cut off):`,
+    `  overlooked ${result.missed}, false alarms ${result.falselyFound}, lost for good ${result.lost}, billed twice by the repair ${result.billedTwice}.`,
+    `  ${result.replayed} events were delivered again, ${result.parked} are parked and wait for a person with the reason noted.`,
+    good
+      ? paint(['bold', 'green'], `Everything that a replay can mend is mended. It took ${result.seconds} s.`)
+      : paint(['bold', 'red'], 'The net has a hole: see the figures above.'),
+    '',
+  ].join('\n');
+}
+
+/** Waits for Ctrl-C with everything running. */
+async function keep(
+  server: EmbeddedPostgres,
+  service: RunningService | undefined,
+  jobsUrl: string,
+): Promise<void> {
+  process.stdout.write(
+    [
+      'Still running; Ctrl-C ends it.',
+      `  database   psql '${server.url}'`,
+      `  findings   SELECT kind, cause, status, count(*) FROM counterfoil.discrepancies GROUP BY 1, 2, 3;`,
+      `  service    ${service?.url}/docs`,
+      `  status     DATABASE_URL='${jobsUrl}' CF_INSTALLATION=demo npm run --silent status`,
+      '',
+    ].join('\n'),
+  );
+  await new Promise<void>((resolve) => {
+    process.once('SIGINT', resolve);
+    process.once('SIGTERM', resolve);
+  });
+}
+
+process.exitCode = await main();

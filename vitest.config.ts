@@ -23,7 +23,7 @@ export default defineConfig({
           ...postgres,
         },
       },
-      { test: { name: 'repo', include: ['test/repo/**/*.test.ts'], testTimeout: 60_000 } },
+      { test: { name: 'repo', include: ['test/repo/*.test.ts'], testTimeout: 60_000 } },
     ],
   },
 });

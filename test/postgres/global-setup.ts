@@ -1,4 +1,5 @@
 /** One server for all test files, and in it a template database that each file clones. */
+import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Client } from 'pg';
 import type { TestProject } from 'vitest/node';
@@ -24,7 +25,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const given = process.env.TEST_DATABASE_URL;
   const server = given === undefined ? await startEmbeddedPostgres() : undefined;
   const serverUrl = given ?? server?.url ?? '';
-  const templateName = `counterfoil_template_${process.pid}`;
+  const templateName = `counterfoil_template_${randomBytes(6).toString('hex')}`;
   await onServer(serverUrl, async (client) => {
     await client.query(`CREATE DATABASE ${templateName}`);
   });

@@ -4,7 +4,7 @@
  * Each method has one signature: biome cannot see a forgotten `await` behind overloads like those of pg.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { Pool, type PoolClient, types } from 'pg';
+import { Pool, type PoolClient, type QueryConfig, type QueryResult, types } from 'pg';
 import { RunFailure } from './failures.ts';
 import type { Logger } from './logger.ts';
 import { breaksConnection, errorCode, mayRetry, toRunFailure } from './sqlstates.ts';
@@ -68,8 +68,10 @@ export function quoteIdentifier(name: string): string {
 const DEFAULT_STATEMENT_TIMEOUT_MS = 5_000;
 /** The client waits this much longer than the server before it takes the connection for half open (P24). */
 const HALF_OPEN_MARGIN_MS = 5_000;
-/** The longest statement that any job may ask for; the client's own time limit is derived from it. */
+/** The longest statement that any job may ask for. */
 const LONGEST_STATEMENT_MS = 60_000;
+/** The client's limit for BEGIN, COMMIT and ROLLBACK; a COMMIT may wait for a synchronous replica. */
+const TRANSACTION_CONTROL_LIMIT_MS = 30_000;
 
 export class Database {
   readonly #pool: Pool;
@@ -88,7 +90,7 @@ export class Database {
       idleTimeoutMillis: 30_000,
       keepAlive: true,
       keepAliveInitialDelayMillis: 10_000,
-      query_timeout: LONGEST_STATEMENT_MS + HALF_OPEN_MARGIN_MS,
+      query_timeout: TRANSACTION_CONTROL_LIMIT_MS,
       types: rawTypes,
     });
     // Without a listener, the server ending an idle connection would end this process (P25).
@@ -161,7 +163,7 @@ export class Database {
     client.on('error', onError);
     try {
       await client.query(this.#begin(options));
-      const result = await work(new OpenTransaction(client));
+      const result = await work(new OpenTransaction(client, statementLimit(options) + HALF_OPEN_MARGIN_MS));
       await commit(client);
       return result;
     } catch (error) {
@@ -179,13 +181,9 @@ export class Database {
   }
 
   #begin(options: TransactionOptions): string {
-    const timeoutMs = options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS;
-    if (timeoutMs > LONGEST_STATEMENT_MS) {
-      throw new RunFailure('internal', `a statement asks for more than ${LONGEST_STATEMENT_MS} ms`);
-    }
     return [
       options.access === 'read' ? 'BEGIN READ ONLY' : 'BEGIN READ WRITE',
-      `SET LOCAL statement_timeout = ${Math.round(timeoutMs)}`,
+      `SET LOCAL statement_timeout = ${statementLimit(options)}`,
       `SET LOCAL lock_timeout = ${Math.round(this.#settings.lockTimeoutMs)}`,
       `SET LOCAL idle_in_transaction_session_timeout = ${LONGEST_STATEMENT_MS}`,
       `SET LOCAL TimeZone = 'UTC'`,
@@ -200,25 +198,46 @@ export class Database {
   }
 }
 
+/** The server's limit for one statement, in whole milliseconds. */
+function statementLimit(options: TransactionOptions): number {
+  const limitMs = Math.round(options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS);
+  if (limitMs < 1 || limitMs > LONGEST_STATEMENT_MS) {
+    throw new RunFailure('internal', `a statement limit must lie between 1 and ${LONGEST_STATEMENT_MS} ms`);
+  }
+  return limitMs;
+}
+
 class OpenTransaction implements Transaction {
   readonly #client: PoolClient;
+  readonly #clientLimitMs: number;
 
-  constructor(client: PoolClient) {
+  constructor(client: PoolClient, clientLimitMs: number) {
     this.#client = client;
+    this.#clientLimitMs = clientLimitMs;
   }
 
   async query<Row>(text: string, params: readonly unknown[] = []): Promise<Row[]> {
-    const result = await this.#client.query({ text, values: [...params] });
-    return result.rows as Row[];
+    return (await this.#run(text, params)).rows as Row[];
   }
 
   async execute(text: string, params: readonly unknown[] = []): Promise<number> {
-    const result = await this.#client.query({ text, values: [...params] });
-    return result.rowCount ?? 0;
+    return (await this.#run(text, params)).rowCount ?? 0;
   }
 
   async script(text: string): Promise<void> {
-    await this.#client.query(text);
+    await this.#client.query({
+      text,
+      query_timeout: LONGEST_STATEMENT_MS + HALF_OPEN_MARGIN_MS,
+    } as QueryConfig);
+  }
+
+  async #run(text: string, params: readonly unknown[]): Promise<QueryResult> {
+    // pg honours query_timeout per query; its types do not know that.
+    return await this.#client.query({
+      text,
+      values: [...params],
+      query_timeout: this.#clientLimitMs,
+    } as QueryConfig);
   }
 }
 

@@ -1,0 +1,13 @@
+export { bearerMatches } from './bearer-token.js';
+export { type CounterfoilAsyncOptions, CounterfoilModule } from './counterfoil.module.js';
+export { Deliveries } from './deliveries.js';
+export type { CommitAware, CounterfoilDriver, DriverTransaction, SqlResult, SqlRunner } from './driver.js';
+export { errorCode } from './error-code.js';
+export { type BackedEvent, EventPublisher, PublishRefusedError } from './event-publisher.js';
+export { ListenersRefusedError } from './listener-registry.js';
+export { type BackedDelivery, type BackedListenerOptions, OnBackedEvent } from './on-backed-event.js';
+export { type CounterfoilOptions, OptionsRefusedError } from './options.js';
+export { PayloadRefusedError } from './payload-text.js';
+export { CommitRefusedError, pgDriver, TransactionOverError } from './pg-driver.js';
+export { REPLAY_OUTCOMES, type ReplayAnswer, type ReplayOutcome, type ReplayResult } from './replay.js';
+export { MAX_REPLAY_IDS, REPLAY_DEADLINE_MS } from './replay-request.js';

@@ -1,0 +1,56 @@
+import 'reflect-metadata';
+import { OnEvent } from '@nestjs/event-emitter';
+
+/** What a listener is told about the event besides its payload. */
+export interface BackedDelivery {
+  /** The same for every attempt: what an idempotent listener keys on. */
+  eventId: string;
+  eventName: string;
+  /** 1 for the first start of this listener, counted over all processes. */
+  attempt: number;
+}
+
+/** Settings of one listener. */
+export interface BackedListenerOptions {
+  /**
+   * The name under which the listener's outcome is recorded; the method's name by default. A changed name is a new
+   * listener: events still pending are given to it again.
+   */
+  listener?: string;
+}
+
+/** What the decorator leaves on the method. */
+export interface BackedListenerMetadata {
+  eventName: string;
+  listener: string;
+}
+
+const METADATA = Symbol('counterfoil:backed-listeners');
+
+/**
+ * Makes a method a backed listener of `eventName` (`domain.action.v1`): an `@OnEvent` with errors not suppressed,
+ * whose outcome is recorded and which is run again by a replay until it has succeeded once. The method is called with
+ * the payload and a `BackedDelivery`; it must be idempotent.
+ */
+export function OnBackedEvent(eventName: string, options: BackedListenerOptions = {}): MethodDecorator {
+  return (target, key, descriptor) => {
+    const method = descriptor.value as object;
+    const metadata = { eventName, listener: options.listener ?? String(key) };
+    Reflect.defineMetadata(METADATA, [...backedListenersOf(method), metadata], method);
+    OnEvent(eventName, { suppressErrors: false })(target, key, descriptor);
+  };
+}
+
+/** The backed listeners a method was declared as; empty for any other value. */
+export function backedListenersOf(method: unknown): readonly BackedListenerMetadata[] {
+  if (typeof method !== 'function') return [];
+  return (Reflect.getMetadata(METADATA, method) as BackedListenerMetadata[] | undefined) ?? [];
+}
+
+/** The names under which a method listens by a plain `@OnEvent` as well as by ours. */
+export function plainEventsOf(method: unknown): readonly string[] {
+  if (typeof method !== 'function') return [];
+  const key = (OnEvent('') as unknown as { KEY: string }).KEY;
+  const entries = (Reflect.getMetadata(key, method) as { event: unknown }[] | undefined) ?? [];
+  return entries.map(({ event }) => event).filter((event) => typeof event === 'string');
+}

@@ -1,0 +1,85 @@
+import type { CounterfoilDriver } from './driver.js';
+
+/** Settings of the module. */
+export interface CounterfoilOptions<Handle = unknown> {
+  /** The service's database: `pgDriver(pool)` or `drizzleDriver(db)`. */
+  driver: CounterfoilDriver<Handle>;
+  /** The service's version, as replay answers name it. */
+  serviceVersion: string;
+  /** Bearer token of `POST /admin/events/replay`; without it the endpoint does not exist. */
+  replayToken?: string | undefined;
+  /** The pod's name, for `event_backups.published_by` where that column exists. */
+  publishedBy?: string | undefined;
+  /** The pod template's hash, for `event_backups.published_hash` where that column exists. */
+  publishedHash?: string | undefined;
+  /**
+   * By event name: whether a payload has the form its listeners expect. Refused payloads are not published, and a
+   * stored one is answered `invalid_payload` by a replay instead of being given to a listener.
+   */
+  accepts?: Readonly<Record<string, (payload: unknown) => boolean>> | undefined;
+  /**
+   * How long a listener is left alone by other processes after its last renewal, in ms (default 30 000). After a
+   * crash a replay waits this long; renewed every third of it, so shorter bears less of a stalled database.
+   */
+  listenerLeaseMs?: number | undefined;
+  /** A listener that runs longer is given up: its lease is no longer renewed, in ms (default 900 000). */
+  listenerDeadlineMs?: number | undefined;
+  /** How long shutdown waits for running listeners, in ms (default 25 000, below Kubernetes' 30 s). */
+  drainDeadlineMs?: number | undefined;
+  /** How many events may be in work in this process (default 100); beyond it rows stay pending for a replay. */
+  maxInFlight?: number | undefined;
+}
+
+/** The options with every default filled in. */
+export interface ResolvedOptions extends CounterfoilOptions {
+  listenerLeaseMs: number;
+  listenerDeadlineMs: number;
+  drainDeadlineMs: number;
+  maxInFlight: number;
+}
+
+/** Options that cannot be used; names the settings, never their values. */
+export class OptionsRefusedError extends Error {
+  override readonly name = 'OptionsRefusedError';
+  constructor(problems: readonly string[]) {
+    super(`CounterfoilModule options refused: ${problems.join('; ')}`);
+  }
+}
+
+/** Injection token of the resolved options. */
+export const OPTIONS = Symbol('counterfoil:options');
+
+/** Fills in defaults; throws OptionsRefusedError with every problem found. */
+export function resolveOptions(options: CounterfoilOptions): ResolvedOptions {
+  const resolved = {
+    ...options,
+    listenerLeaseMs: options.listenerLeaseMs ?? 30_000,
+    listenerDeadlineMs: options.listenerDeadlineMs ?? 900_000,
+    drainDeadlineMs: options.drainDeadlineMs ?? 25_000,
+    maxInFlight: options.maxInFlight ?? 100,
+  };
+  const problems: string[] = [];
+  for (const name of ['listenerLeaseMs', 'listenerDeadlineMs', 'maxInFlight'] as const) {
+    if (!Number.isSafeInteger(resolved[name]) || resolved[name] < 1)
+      problems.push(`${name} must be a positive integer`);
+  }
+  if (!Number.isSafeInteger(resolved.drainDeadlineMs) || resolved.drainDeadlineMs < 0) {
+    problems.push('drainDeadlineMs must be an integer of at least 0');
+  }
+  if (options.serviceVersion === '') problems.push('serviceVersion must not be empty');
+  if (options.replayToken === '')
+    problems.push('replayToken must not be empty; leave it out for no endpoint');
+  if (problems.length > 0) throw new OptionsRefusedError(problems);
+  return resolved;
+}
+
+/** Whether a stored payload has the form its listeners expect; an event without a declared form is taken as it is. */
+export function isAccepted(options: CounterfoilOptions, eventName: string, payloadText: string): boolean {
+  const accepts = options.accepts?.[eventName];
+  if (accepts === undefined) return true;
+  try {
+    return accepts(JSON.parse(payloadText));
+  } catch {
+    return false;
+  }
+}

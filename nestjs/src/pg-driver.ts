@@ -1,0 +1,109 @@
+import { Logger } from '@nestjs/common';
+import type { Pool, PoolClient } from 'pg';
+import type { CounterfoilDriver, DriverTransaction, SqlRunner } from './driver.js';
+import { errorCode } from './error-code.js';
+
+/** A transaction that was to be committed and was rolled back by the server instead. */
+export class CommitRefusedError extends Error {
+  override readonly name = 'CommitRefusedError';
+  constructor() {
+    super(
+      'COMMIT was answered with ROLLBACK: a statement in the transaction failed and its error was ignored',
+    );
+  }
+}
+
+/** A use of a transaction that has ended. */
+export class TransactionOverError extends Error {
+  override readonly name = 'TransactionOverError';
+  constructor() {
+    super('the transaction is over: publish inside the function given to transaction(), and await it there');
+  }
+}
+
+const guardedPools = new WeakSet<Pool>();
+
+/**
+ * Keeps a lost connection from ending the process: pg emits `error` on the pool for idle clients and on the client
+ * for checked-out ones, and either without a listener is an uncaught exception. The statement in work still rejects.
+ */
+function guardPool(pool: Pool): void {
+  if (guardedPools.has(pool)) return;
+  guardedPools.add(pool);
+  const logger = new Logger('CounterfoilDatabase');
+  const onLost = (error: Error): void =>
+    logger.warn({ message: 'A database connection was lost', error: errorCode(error) });
+  pool.on('error', onLost);
+  pool.on('connect', (client) => client.on('error', onLost));
+}
+
+class PgTransaction<Handle> implements DriverTransaction<Handle> {
+  private callbacks: (() => void)[] | undefined = [];
+
+  constructor(
+    private readonly client: PoolClient,
+    readonly handle: Handle,
+  ) {}
+
+  async run(sql: string, params: readonly unknown[]): Promise<{ rows: Record<string, unknown>[] }> {
+    if (this.callbacks === undefined) throw new TransactionOverError();
+    return await this.client.query(sql, [...params]);
+  }
+
+  afterCommit(callback: () => void): void {
+    if (this.callbacks === undefined) throw new TransactionOverError();
+    this.callbacks.push(callback);
+  }
+
+  /** Ends the transaction for its users and gives back what waits for the commit. */
+  end(): (() => void)[] {
+    const callbacks = this.callbacks ?? [];
+    this.callbacks = undefined;
+    return callbacks;
+  }
+}
+
+/**
+ * The driver for a pg pool. `handle` makes what the service writes with from the checked-out client; it must not
+ * begin or commit on its own.
+ */
+export function pgDriver<Handle>(
+  pool: Pool,
+  handle: (client: PoolClient) => Handle,
+): CounterfoilDriver<Handle>;
+/** The driver for a pg pool, with the checked-out client as handle. */
+export function pgDriver(pool: Pool): CounterfoilDriver<PoolClient>;
+export function pgDriver<Handle>(
+  pool: Pool,
+  handle?: (client: PoolClient) => Handle,
+): CounterfoilDriver<Handle | PoolClient> {
+  guardPool(pool);
+  const run: SqlRunner['run'] = (sql, params) => pool.query(sql, [...params]);
+  return {
+    run,
+    async transaction(work) {
+      const client = await pool.connect();
+      let broken: Error | undefined;
+      const tx = new PgTransaction<Handle | PoolClient>(client, handle ? handle(client) : client);
+      try {
+        await client.query('begin');
+        const result = await work(tx);
+        // The callbacks are taken before COMMIT is sent, so that nothing can be added that no commit covers.
+        const callbacks = tx.end();
+        const answer = await client.query('commit');
+        if (answer.command !== 'COMMIT') throw new CommitRefusedError();
+        for (const callback of callbacks) callback();
+        return result;
+      } catch (error) {
+        tx.end();
+        // A client that cannot even roll back is thrown away; the caller sees the error that came first.
+        await client.query('rollback').catch((rollbackError: Error) => {
+          broken = rollbackError;
+        });
+        throw error;
+      } finally {
+        client.release(broken);
+      }
+    },
+  };
+}

@@ -1,0 +1,53 @@
+import {
+  Body,
+  type CanActivate,
+  Controller,
+  type ExecutionContext,
+  Headers,
+  HttpCode,
+  Inject,
+  Injectable,
+  NotFoundException,
+  Post,
+  UnauthorizedException,
+  UseGuards,
+} from '@nestjs/common';
+import { bearerMatches } from './bearer-token.js';
+import { OPTIONS, type ResolvedOptions } from './options.js';
+import { Replay, type ReplayAnswer } from './replay.js';
+import { parseReplayRequest } from './replay-request.js';
+
+/** Lets only the configured bearer token through; without one, the endpoint does not exist. */
+@Injectable()
+export class ReplayTokenGuard implements CanActivate {
+  constructor(@Inject(OPTIONS) private readonly options: ResolvedOptions) {}
+
+  canActivate(context: ExecutionContext): boolean {
+    const request = context
+      .switchToHttp()
+      .getRequest<{ method: string; url: string; headers: Record<string, string | undefined> }>();
+    const { replayToken } = this.options;
+    if (replayToken === undefined) throw new NotFoundException(`Cannot ${request.method} ${request.url}`);
+    if (!bearerMatches(request.headers.authorization, replayToken)) {
+      throw new UnauthorizedException('a replay needs the bearer token of this service');
+    }
+    return true;
+  }
+}
+
+/** `POST /admin/events/replay` */
+@Controller('admin/events/replay')
+@UseGuards(ReplayTokenGuard)
+export class ReplayController {
+  constructor(@Inject(Replay) private readonly replay: Replay) {}
+
+  /** Replays the events named in the body; the answer's form is `ReplayAnswer`. */
+  @Post()
+  @HttpCode(200)
+  async replayEvents(
+    @Body() body: unknown,
+    @Headers('idempotency-key') idempotencyKey: string | undefined,
+  ): Promise<ReplayAnswer> {
+    return await this.replay.run(parseReplayRequest(body, idempotencyKey));
+  }
+}

@@ -1,0 +1,206 @@
+import { Inject, Injectable, Logger, ServiceUnavailableException } from '@nestjs/common';
+import { type Attempt, Deliveries } from './deliveries.js';
+import { errorCode } from './error-code.js';
+import { ListenerRegistry } from './listener-registry.js';
+import { isAccepted, OPTIONS, type ResolvedOptions } from './options.js';
+import type { ReplayRequest } from './replay-request.js';
+import {
+  closeEvent,
+  type EventState,
+  type StoredEvent,
+  selectEventState,
+  selectEvents,
+} from './statements.js';
+
+/** What a replay can answer for an event, each with its meaning. */
+export const REPLAY_OUTCOMES = {
+  processed: 'every listener has now succeeded',
+  already_processed: 'every listener had succeeded before; nothing was run',
+  in_flight:
+    'a listener runs under a live lease, or the process has no room (error at_capacity): ask again later',
+  not_found: 'there is no such event',
+  no_listener: 'no listener of this version takes the event; another digest of listeners may',
+  unknown_version: 'listeners take another version of this event, none takes this one',
+  invalid_payload: 'the stored payload has not the form its listeners expect',
+  outcome_unknown:
+    'a listener still runs at the deadline, or its outcome could not be recorded: ask again later',
+  failed: 'a listener failed; retryable says whether trying again may help',
+} as const;
+
+/** One of the words in REPLAY_OUTCOMES. */
+export type ReplayOutcome = keyof typeof REPLAY_OUTCOMES;
+
+/** The answer for one event. */
+export interface ReplayResult {
+  eventId: string;
+  outcome: ReplayOutcome;
+  retryable?: boolean;
+  /** A class or code; never a message. */
+  error?: string;
+}
+
+/** The answer to a request: exactly one result per distinct id. */
+export interface ReplayAnswer {
+  serviceVersion: string;
+  /** Changes when a listener comes, goes or takes another event: what had no listener may have one now. */
+  listenersDigest: string;
+  results: ReplayResult[];
+}
+
+type Finding = Omit<ReplayResult, 'eventId'>;
+
+/** Kept back from the deadline for writing the answer, as a share and at most in ms. */
+const ANSWER_SHARE = 0.1;
+const ANSWER_MAX_MS = 250;
+
+/** Runs the listeners that have not succeeded yet, of the events asked for, and answers within the deadline. */
+@Injectable()
+export class Replay {
+  private readonly logger = new Logger('Counterfoil');
+
+  constructor(
+    @Inject(OPTIONS) private readonly options: ResolvedOptions,
+    @Inject(ListenerRegistry) private readonly registry: ListenerRegistry,
+    @Inject(Deliveries) private readonly deliveries: Deliveries,
+  ) {}
+
+  /**
+   * Replays up to 100 events at once. What still runs at the deadline goes on under its lease and is answered
+   * `outcome_unknown`. Throws 503 when the service is stopping or its database does not answer; nothing ran then.
+   */
+  async run({ eventIds, deadlineMs, dryRun, idempotencyKey }: ReplayRequest): Promise<ReplayAnswer> {
+    if (this.deliveries.stopping)
+      throw new ServiceUnavailableException('the service is stopping: ask another pod');
+    const budgetMs = deadlineMs - Math.min(ANSWER_MAX_MS, Math.round(deadlineMs * ANSWER_SHARE));
+    const deadline = new AbortController();
+    const timer = setTimeout(() => deadline.abort(), budgetMs);
+    const expired = new Promise<undefined>((resolve) => {
+      deadline.signal.addEventListener('abort', () => resolve(undefined), { once: true });
+    });
+    try {
+      const stored = await Promise.race([this.load(eventIds), expired]);
+      if (stored === undefined)
+        throw new ServiceUnavailableException('the database did not answer in time: nothing was run');
+      const results = await Promise.all(
+        eventIds.map(async (eventId): Promise<ReplayResult> => {
+          const event = stored.get(eventId);
+          const finding = event === undefined ? { outcome: 'not_found' as const } : this.judge(event);
+          if (finding !== undefined || event === undefined) return { eventId, ...(finding as Finding) };
+          if (dryRun)
+            return {
+              eventId,
+              ...(await Promise.race([this.foresee(event), expired.then(() => UNANSWERED)])),
+            };
+          return { eventId, ...(await this.replay(event, deadline.signal, expired)) };
+        }),
+      );
+      const counts: Partial<Record<ReplayOutcome, number>> = {};
+      for (const { outcome } of results) counts[outcome] = (counts[outcome] ?? 0) + 1;
+      this.logger.log({ message: 'Replay answered', idempotencyKey, dryRun, counts });
+      return {
+        serviceVersion: this.options.serviceVersion,
+        listenersDigest: this.registry.digest(),
+        results,
+      };
+    } finally {
+      clearTimeout(timer);
+      deadline.abort();
+    }
+  }
+
+  private async load(eventIds: readonly string[]): Promise<Map<string, StoredEvent>> {
+    try {
+      const events = await selectEvents(this.options.driver, eventIds);
+      return new Map(events.map((event) => [event.eventId, event]));
+    } catch (error) {
+      this.logger.error({ message: 'Events could not be read for a replay', error: errorCode(error) });
+      throw new ServiceUnavailableException('the database did not answer: nothing was run');
+    }
+  }
+
+  /** What can be said without running anything; undefined for an event that can be run. */
+  private judge(event: StoredEvent): Finding | undefined {
+    if (event.status === 'processed') return { outcome: 'already_processed' };
+    if (this.registry.listenersOf(event.eventName).length === 0) {
+      return { outcome: this.registry.hasOtherVersion(event.eventName) ? 'unknown_version' : 'no_listener' };
+    }
+    if (!isAccepted(this.options, event.eventName, event.payloadText)) return { outcome: 'invalid_payload' };
+    return undefined;
+  }
+
+  private async replay(
+    event: StoredEvent,
+    signal: AbortSignal,
+    expired: Promise<undefined>,
+  ): Promise<Finding> {
+    let started = false;
+    const work = this.deliveries
+      .attemptWhenRoom(event, signal, () => {
+        started = true;
+      })
+      .then((attempt) => this.describe(event, attempt))
+      .catch((error: unknown): Finding => {
+        const { eventId, eventName } = event;
+        this.logger.error({
+          message: 'Event could not be replayed',
+          eventId,
+          eventName,
+          error: errorCode(error),
+        });
+        return { outcome: 'outcome_unknown', retryable: true, error: errorCode(error) };
+      });
+    const finding = await Promise.race([work, expired]);
+    return finding ?? (started ? UNANSWERED : NO_ROOM);
+  }
+
+  private async describe(event: StoredEvent, attempt: Attempt): Promise<Finding> {
+    switch (attempt.kind) {
+      case 'in_flight':
+        return { outcome: 'in_flight', retryable: true };
+      case 'at_capacity':
+        return NO_ROOM;
+      case 'unclaimed':
+        return this.explain(event, await selectEventState(this.options.driver, event.eventId));
+      case 'ran': {
+        const [first] = attempt.failures;
+        if (first !== undefined) {
+          return {
+            outcome: 'failed',
+            retryable: attempt.failures.some(({ retryable }) => retryable),
+            error: first.error,
+          };
+        }
+        if (attempt.unrecorded)
+          return { outcome: 'outcome_unknown', retryable: true, error: 'outcome_not_recorded' };
+        if (attempt.closed) return { outcome: 'processed' };
+        const finding = await this.explain(event, await selectEventState(this.options.driver, event.eventId));
+        return finding.outcome === 'already_processed' ? { outcome: 'processed' } : finding;
+      }
+    }
+  }
+
+  /** Why an event is not closed although nothing of it was left for this process to run. */
+  private async explain(event: StoredEvent, state: EventState | undefined): Promise<Finding> {
+    if (state === undefined) return { outcome: 'not_found' };
+    if (state.status === 'processed') return { outcome: 'already_processed' };
+    if (state.running.length > 0) return { outcome: 'in_flight', retryable: true };
+    const own = new Set(this.registry.listenersOf(event.eventName).map(({ name }) => name));
+    if (state.open.some((listener) => own.has(listener))) return { outcome: 'in_flight', retryable: true };
+    // Another version's listener has not succeeded: only that version can say that the event is processed.
+    if (state.open.length > 0) return { outcome: 'no_listener', error: 'listener_not_registered' };
+    await closeEvent(this.options.driver, event.eventId);
+    return { outcome: 'already_processed' };
+  }
+
+  /** What a replay would meet, without running or writing anything. */
+  private async foresee(event: StoredEvent): Promise<Finding> {
+    const state = await selectEventState(this.options.driver, event.eventId);
+    if (state === undefined) return { outcome: 'not_found' };
+    if (state.status === 'processed') return { outcome: 'already_processed' };
+    if (state.running.length > 0) return { outcome: 'in_flight', retryable: true };
+    return { outcome: 'outcome_unknown', retryable: true, error: 'dry_run' };
+  }
+}
+
+const UNANSWERED: Finding = { outcome: 'outcome_unknown', retryable: true, error: 'deadline' };
+const NO_ROOM: Finding = { outcome: 'in_flight', retryable: true, error: 'at_capacity' };

@@ -1,0 +1,59 @@
+import {
+  type ArgumentsHost,
+  BadRequestException,
+  Catch,
+  type ExceptionFilter,
+  HttpException,
+  Inject,
+  type PipeTransform,
+} from '@nestjs/common';
+import { HttpAdapterHost } from '@nestjs/core';
+import type { Logger } from 'pino';
+import type { z } from 'zod';
+import { LOG } from './service-log.js';
+
+/** Refuses a body with 400 and one line per problem: the field and what is expected, never the value given. */
+export class Validated<Output> implements PipeTransform<unknown, Output> {
+  constructor(private readonly schema: z.ZodType<Output>) {}
+
+  transform(value: unknown): Output {
+    const parsed = this.schema.safeParse(value);
+    if (parsed.success) return parsed.data;
+    throw new BadRequestException(
+      parsed.error.issues.map((issue) => {
+        const field = issue.path.length === 0 ? 'body' : issue.path.join('.');
+        // zod's own text repeats the names of unknown fields, and those may be anybody's words.
+        return issue.code === 'unrecognized_keys'
+          ? `${field}: has an unknown field`
+          : `${field}: ${issue.message}`;
+      }),
+    );
+  }
+}
+
+/** Answers every error without its inner text: what the service says itself is kept, the rest is a code in the log. */
+@Catch()
+export class HttpRefusals implements ExceptionFilter {
+  constructor(
+    @Inject(LOG) private readonly log: Logger,
+    @Inject(HttpAdapterHost) private readonly host: HttpAdapterHost,
+  ) {}
+
+  catch(error: unknown, host: ArgumentsHost): void {
+    const response: unknown = host.switchToHttp().getResponse();
+    const { httpAdapter } = this.host;
+    const status = error instanceof HttpException ? error.getStatus() : 500;
+    if (status >= 500) this.log.error({ err: error, status }, 'Request failed');
+    if (httpAdapter.isHeadersSent(response)) return;
+    httpAdapter.reply(response, { statusCode: status, message: spokenMessage(error, status) }, status);
+  }
+}
+
+function spokenMessage(error: unknown, status: number): unknown {
+  if (!(error instanceof HttpException)) return 'Internal Server Error';
+  // The body parser's error quotes the body it could not read.
+  if (error.cause !== undefined || (status === 400 && /JSON/.test(error.message)))
+    return 'the body is not valid JSON';
+  const answer = error.getResponse();
+  return typeof answer === 'object' ? (answer as { message?: unknown }).message : answer;
+}

@@ -1,0 +1,66 @@
+import { errorCode } from '@counterfoil/nestjs';
+import type { LoggerService } from '@nestjs/common';
+import { type Logger, pino } from 'pino';
+
+/** Injection token of the pino logger. */
+export const LOG = Symbol('log');
+
+/** How many frames of a stack are written: enough to see who called whom. */
+const FRAMES = 8;
+
+/** An error without its message, which may hold payload: its class or code, and the places it came through. */
+function withoutMessage(error: unknown): { code: string; at: string[] } {
+  const stack = error instanceof Error ? (error.stack ?? '') : '';
+  const frames = stack.split('\n').filter((line) => /^ {4}at \S/.test(line));
+  return { code: errorCode(error), at: frames.slice(0, FRAMES).map((line) => line.trim()) };
+}
+
+/** The service's log: JSON lines, errors without their messages. */
+export function makeLog(level: string): Logger {
+  return pino({
+    level,
+    base: null,
+    serializers: { err: withoutMessage },
+    timestamp: pino.stdTimeFunctions.isoTime,
+  });
+}
+
+type Method = 'info' | 'error' | 'warn' | 'debug' | 'fatal';
+
+/** Nest's log lines on pino. */
+export class NestLog implements LoggerService {
+  constructor(private readonly pino: Logger) {}
+
+  log(message: unknown, ...rest: unknown[]): void {
+    this.write('info', message, rest);
+  }
+  error(message: unknown, ...rest: unknown[]): void {
+    this.write('error', message, rest);
+  }
+  warn(message: unknown, ...rest: unknown[]): void {
+    this.write('warn', message, rest);
+  }
+  debug(message: unknown, ...rest: unknown[]): void {
+    this.write('debug', message, rest);
+  }
+  verbose(message: unknown, ...rest: unknown[]): void {
+    this.write('debug', message, rest);
+  }
+  fatal(message: unknown, ...rest: unknown[]): void {
+    this.write('fatal', message, rest);
+  }
+
+  private write(method: Method, message: unknown, rest: readonly unknown[]): void {
+    // Nest passes the context last; what comes before it is a stack, whose first line repeats an error's message.
+    const context = rest.at(-1);
+    const fields = typeof context === 'string' ? { context } : {};
+    if (message instanceof Error) {
+      this.pino[method]({ ...fields, err: message }, 'Unexpected error');
+    } else if (typeof message === 'object' && message !== null) {
+      const { message: text, ...own } = message as Record<string, unknown>;
+      this.pino[method]({ ...fields, ...own }, String(text));
+    } else {
+      this.pino[method](fields, String(message));
+    }
+  }
+}

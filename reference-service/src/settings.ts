@@ -1,0 +1,100 @@
+import { hostname } from 'node:os';
+import { z } from 'zod';
+
+const integer = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d{1,9}$/)
+    .transform(Number)
+    .pipe(z.int().min(min).max(max));
+
+/** An empty variable is an absent one: Kubernetes and compose files set empty ones easily. */
+const optionalText = z.string().trim().min(1).optional();
+
+const environment = z
+  .object({
+    // 0 takes any free port; the line {"listening": port} says which.
+    PORT: integer(0, 65_535).default(3000),
+    HOST: z.string().default('0.0.0.0'),
+    // Contains a password: never logged.
+    DATABASE_URL: z.string().regex(/^postgres(ql)?:\/\//),
+    // Bearer token of the admin endpoints; without it they do not exist.
+    REPLAY_TOKEN: optionalText,
+    // Who published an event, for event_backups where it has the columns.
+    POD_NAME: z.string().default(hostname()),
+    POD_TEMPLATE_HASH: optionalText,
+    SERVICE_VERSION: z.string().default('0.1.0'),
+    // Faults on demand, for trials only.
+    FAULTS: z
+      .enum(['true', 'false'])
+      .default('false')
+      .transform((text) => text === 'true'),
+    POOL_SIZE: integer(1, 1_000).default(10),
+    MAX_IN_FLIGHT: integer(1, 100_000).default(100),
+    // After a crash a replay waits this long before it takes a listener over.
+    LISTENER_LEASE_SECONDS: integer(1, 3_600).default(30),
+    // Below terminationGracePeriodSeconds (30 by default), so that what is left can still be logged.
+    DRAIN_SECONDS: integer(0, 3_600).default(25),
+    LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'silent']).default('info'),
+  })
+  .refine((settings) => !settings.FAULTS || settings.REPLAY_TOKEN !== undefined, {
+    path: ['REPLAY_TOKEN'],
+    error: 'is needed where FAULTS is true',
+  });
+
+/** The service's settings. */
+export interface Settings {
+  port: number;
+  host: string;
+  databaseUrl: string;
+  replayToken: string | undefined;
+  podName: string;
+  podTemplateHash: string | undefined;
+  serviceVersion: string;
+  faults: boolean;
+  poolSize: number;
+  maxInFlight: number;
+  listenerLeaseMs: number;
+  drainDeadlineMs: number;
+  logLevel: string;
+}
+
+/** Injection token of the settings. */
+export const SETTINGS = Symbol('settings');
+
+/** Variables that cannot be used; names them, never their values. */
+export class SettingsRefusedError extends Error {
+  override readonly name = 'SettingsRefusedError';
+  constructor(names: readonly string[]) {
+    super(`settings refused: ${names.join(', ')}; see the table in reference-service/README.md`);
+  }
+}
+
+/** Reads the settings; throws SettingsRefusedError that names every variable with a missing or unusable value. */
+export function readSettings(env: Readonly<Record<string, string | undefined>>): Settings {
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([, value]) => value !== undefined && value !== ''),
+  );
+  const parsed = environment.safeParse(given);
+  if (!parsed.success) {
+    throw new SettingsRefusedError(
+      [...new Set(parsed.error.issues.map(({ path }) => String(path[0])))].sort(),
+    );
+  }
+  const s = parsed.data;
+  return Object.freeze({
+    port: s.PORT,
+    host: s.HOST,
+    databaseUrl: s.DATABASE_URL,
+    replayToken: s.REPLAY_TOKEN,
+    podName: s.POD_NAME,
+    podTemplateHash: s.POD_TEMPLATE_HASH,
+    serviceVersion: s.SERVICE_VERSION,
+    faults: s.FAULTS,
+    poolSize: s.POOL_SIZE,
+    maxInFlight: s.MAX_IN_FLIGHT,
+    listenerLeaseMs: s.LISTENER_LEASE_SECONDS * 1_000,
+    drainDeadlineMs: s.DRAIN_SECONDS * 1_000,
+    logLevel: s.LOG_LEVEL,
+  });
+}

@@ -180,7 +180,13 @@ async function createTables(client: Client, roleUrl: (role: string) => string): 
 
 /** Runs a job as its CronJob would: its own process, told by its environment alone. */
 async function runJob(job: string, environment: Record<string, string>): Promise<void> {
-  const run = await $({ env: environment, quiet: true, nothrow: true })`node ${path(`jobs/${job}/main.ts`)}`;
+  const run = await $({
+    env: environment,
+    quiet: true,
+    nothrow: true,
+    // Not a socket: bash takes one for a remote login and reads the user's .bashrc.
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })`node ${path(`jobs/${job}/main.ts`)}`;
   if (run.exitCode !== 0)
     throw new Error(`jobs/${job} ended with ${run.exitCode}:\n${run.stdout.slice(-2_000)}${run.stderr}`);
 }

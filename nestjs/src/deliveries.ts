@@ -122,13 +122,15 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
 
   /** Delivers an event as soon as there is room; gives up waiting, as `at_capacity`, when `signal` aborts. */
   async attemptWhenRoom(event: DeliverableEvent, signal: AbortSignal, onStart: () => void): Promise<Attempt> {
+    const wake = (): void => this.wakeRoomWaiters();
+    signal.addEventListener('abort', wake, { once: true });
     while (!this.hasRoom() && !signal.aborted && this.phase !== 'closed') {
-      if (this.inWork.has(event.eventId)) return { kind: 'in_flight' };
+      if (this.inWork.has(event.eventId)) break;
       const { promise, resolve } = Promise.withResolvers<void>();
       this.roomWaiters.push(resolve);
-      signal.addEventListener('abort', () => resolve(), { once: true });
       await promise;
     }
+    signal.removeEventListener('abort', wake);
     if (signal.aborted) return { kind: 'at_capacity' };
     onStart();
     return await this.attempt(event, 'Event replayed');

@@ -84,14 +84,13 @@ export class Replay {
       const results = await Promise.all(
         eventIds.map(async (eventId): Promise<ReplayResult> => {
           const event = stored.get(eventId);
-          const finding = event === undefined ? { outcome: 'not_found' as const } : this.judge(event);
-          if (finding !== undefined || event === undefined) return { eventId, ...(finding as Finding) };
-          if (dryRun)
-            return {
-              eventId,
-              ...(await Promise.race([this.foresee(event), expired.then(() => UNANSWERED)])),
-            };
-          return { eventId, ...(await this.replay(event, deadline.signal, expired)) };
+          if (event === undefined) return { eventId, outcome: 'not_found' };
+          const finding =
+            this.judge(event) ??
+            (dryRun
+              ? await this.foresee(event, expired)
+              : await this.replay(event, deadline.signal, expired));
+          return { eventId, ...finding };
         }),
       );
       const counts: Partial<Record<ReplayOutcome, number>> = {};
@@ -138,18 +137,8 @@ export class Replay {
       .attemptWhenRoom(event, signal, () => {
         started = true;
       })
-      .then((attempt) => this.describe(event, attempt))
-      .catch((error: unknown): Finding => {
-        const { eventId, eventName } = event;
-        this.logger.error({
-          message: 'Event could not be replayed',
-          eventId,
-          eventName,
-          error: errorCode(error),
-        });
-        return { outcome: 'outcome_unknown', retryable: true, error: errorCode(error) };
-      });
-    const finding = await Promise.race([work, expired]);
+      .then((attempt) => this.describe(event, attempt));
+    const finding = await Promise.race([this.orUnknown(event, work), expired]);
     return finding ?? (started ? UNANSWERED : NO_ROOM);
   }
 
@@ -193,12 +182,26 @@ export class Replay {
   }
 
   /** What a replay would meet, without running or writing anything. */
-  private async foresee(event: StoredEvent): Promise<Finding> {
-    const state = await selectEventState(this.options.driver, event.eventId);
-    if (state === undefined) return { outcome: 'not_found' };
-    if (state.status === 'processed') return { outcome: 'already_processed' };
-    if (state.running.length > 0) return { outcome: 'in_flight', retryable: true };
-    return { outcome: 'outcome_unknown', retryable: true, error: 'dry_run' };
+  private async foresee(event: StoredEvent, expired: Promise<undefined>): Promise<Finding> {
+    const look = async (): Promise<Finding> => {
+      const state = await selectEventState(this.options.driver, event.eventId);
+      if (state === undefined) return { outcome: 'not_found' };
+      if (state.status === 'processed') return { outcome: 'already_processed' };
+      if (state.running.length > 0) return { outcome: 'in_flight', retryable: true };
+      return { outcome: 'outcome_unknown', retryable: true, error: 'dry_run' };
+    };
+    return (await Promise.race([this.orUnknown(event, look()), expired])) ?? UNANSWERED;
+  }
+
+  /** A database that fails in the middle leaves the outcome of this event unknown, and those of the others alone. */
+  private async orUnknown({ eventId, eventName }: StoredEvent, work: Promise<Finding>): Promise<Finding> {
+    try {
+      return await work;
+    } catch (thrown) {
+      const error = errorCode(thrown);
+      this.logger.error({ message: 'Event could not be replayed', eventId, eventName, error });
+      return { outcome: 'outcome_unknown', retryable: true, error };
+    }
   }
 }
 

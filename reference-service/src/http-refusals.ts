@@ -1,3 +1,4 @@
+import { STATUS_CODES } from 'node:http';
 import {
   type ArgumentsHost,
   BadRequestException,
@@ -42,18 +43,26 @@ export class HttpRefusals implements ExceptionFilter {
   catch(error: unknown, host: ArgumentsHost): void {
     const response: unknown = host.switchToHttp().getResponse();
     const { httpAdapter } = this.host;
-    const status = error instanceof HttpException ? error.getStatus() : 500;
+    const status = statusOf(error);
     if (status >= 500) this.log.error({ err: error, status }, 'Request failed');
     if (httpAdapter.isHeadersSent(response)) return;
-    httpAdapter.reply(response, { statusCode: status, message: spokenMessage(error, status) }, status);
+    httpAdapter.reply(response, { statusCode: status, message: messageOf(error, status) }, status);
   }
 }
 
-function spokenMessage(error: unknown, status: number): unknown {
-  if (!(error instanceof HttpException)) return 'Internal Server Error';
-  // The body parser's error quotes the body it could not read.
-  if (error.cause !== undefined || (status === 400 && /JSON/.test(error.message)))
-    return 'the body is not valid JSON';
+/** Express and its body parser name a status in errors of their own kind. */
+function statusOf(error: unknown): number {
+  if (error instanceof HttpException) return error.getStatus();
+  const status = (error as { statusCode?: unknown } | null)?.statusCode;
+  return typeof status === 'number' && status >= 400 && status < 500 ? status : 500;
+}
+
+function messageOf(error: unknown, status: number): unknown {
+  if (!(error instanceof HttpException)) return STATUS_CODES[status];
   const answer = error.getResponse();
-  return typeof answer === 'object' ? (answer as { message?: unknown }).message : answer;
+  const message = typeof answer === 'object' ? (answer as { message?: unknown }).message : answer;
+  // Our own 400s are lists. A text comes from a parser, which quotes the body or the path that it could not read.
+  return status === 400 && !Array.isArray(message)
+    ? 'the request could not be read: send valid JSON'
+    : message;
 }

@@ -1,0 +1,92 @@
+import { Injectable, Scope } from '@nestjs/common';
+import { OnEvent } from '@nestjs/event-emitter';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
+import { OnBackedEvent } from './on-backed-event.js';
+import { EVENT, startTrial } from './testing/trial-app.js';
+
+@Injectable()
+class Billing {
+  @OnBackedEvent(EVENT)
+  createBill(): void {}
+}
+
+@Injectable()
+class BillingUnderAnotherClassName {
+  @OnBackedEvent(EVENT)
+  createBill(): void {}
+}
+
+@Injectable()
+class BillingUnderAnotherName {
+  @OnBackedEvent(EVENT, { listener: 'billing' })
+  createBill(): void {}
+}
+
+@Injectable()
+class Unversioned {
+  @OnBackedEvent('session.completed')
+  onCompleted(): void {}
+}
+
+@Injectable({ scope: Scope.REQUEST })
+class PerRequest {
+  @OnBackedEvent(EVENT)
+  onCompleted(): void {}
+}
+
+@Injectable()
+class Unbacked {
+  @OnEvent(EVENT)
+  refreshCache(): void {}
+  @OnEvent('cache.refresh')
+  refresh(): void {}
+}
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await createTestDatabase();
+});
+afterAll(async () => {
+  await database?.drop();
+});
+
+test('the service does not start with listeners that would lose events, and says all that is wrong', async () => {
+  const start = startTrial(
+    database.url,
+    [Billing, BillingUnderAnotherClassName, Unversioned, PerRequest, Unbacked],
+    {
+      accepts: { nonsense: () => true },
+    },
+  );
+  const error = await start.then(
+    () => undefined,
+    (refused: Error) => refused,
+  );
+  expect(error?.name).toBe('ListenersRefusedError');
+  for (const problem of [
+    'accepts: "nonsense" is not of the form domain.action.v1',
+    'Unversioned.onCompleted: "session.completed" is not of the form domain.action.v1',
+    `BillingUnderAnotherClassName.createBill: ${EVENT} already has a listener "createBill"`,
+    'PerRequest.onCompleted: a backed listener cannot be request or transient scoped',
+    `Unbacked.refreshCache: @OnEvent would never be called for the backed ${EVENT}; use @OnBackedEvent`,
+  ]) {
+    expect(error?.message).toContain(problem);
+  }
+  expect(error?.message).not.toContain('cache.refresh');
+});
+
+test('the digest of the listeners stays with their names and changes with them', async () => {
+  const digestWith = async (listener: typeof Billing): Promise<string> => {
+    const trial = await startTrial(database.url, [listener]);
+    try {
+      return (await trial.replay(['none'])).body.listenersDigest;
+    } finally {
+      await trial.stop();
+    }
+  };
+  const digest = await digestWith(Billing);
+  expect(digest).toMatch(/^[0-9a-f]{64}$/);
+  expect(await digestWith(BillingUnderAnotherClassName)).toBe(digest);
+  expect(await digestWith(BillingUnderAnotherName)).not.toBe(digest);
+});

@@ -1,0 +1,313 @@
+import { Injectable, Module } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { Pool } from 'pg';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
+import { CounterfoilModule } from './counterfoil.module.js';
+import { type BackedDelivery, OnBackedEvent } from './on-backed-event.js';
+import { pgDriver } from './pg-driver.js';
+import { deliveryRows, eventRow, expireLeases, isProcessed, storePending } from './testing/stored-events.js';
+import { EVENT, eventually, gate, startTrial, TOKEN, type Trial } from './testing/trial-app.js';
+
+/** Stands for personal data: it must appear in no log line and no answer. */
+const CANARY = 'ada.lovelace@example.org';
+
+let bill: (payload: unknown, eventId: string) => Promise<void> | void;
+
+@Injectable()
+class Billing {
+  @OnBackedEvent(EVENT)
+  async bill(payload: unknown, { eventId }: BackedDelivery): Promise<void> {
+    await bill(payload, eventId);
+  }
+}
+
+let database: TestDatabase;
+let trial: Trial;
+const answers: string[] = [];
+beforeAll(async () => {
+  database = await createTestDatabase();
+  trial = await startTrial(database.url, [Billing], {
+    accepts: {
+      [EVENT]: (payload) => {
+        if (typeof payload !== 'object' || payload === null) throw new TypeError(`${CANARY} is no object`);
+        return !('broken' in payload);
+      },
+    },
+  });
+});
+afterAll(async () => {
+  await trial?.stop();
+  await database?.drop();
+});
+beforeEach(() => {
+  bill = () => undefined;
+});
+
+const replayOne = async (eventId: string, more: object = {}) => {
+  const { status, body } = await trial.replay([eventId], more);
+  answers.push(JSON.stringify(body));
+  expect(status).toBe(200);
+  expect(body.results).toHaveLength(1);
+  return body.results[0];
+};
+
+let stored = 0;
+const pending = async (payload: unknown = { email: CANARY }, name = EVENT): Promise<string> => {
+  stored += 1;
+  const eventId = `stored-${stored}`;
+  await storePending(database, eventId, name, payload);
+  return eventId;
+};
+
+describe('who may ask', () => {
+  test.each([
+    ['no token', {}],
+    ['a wrong token', { authorization: 'Bearer wrong' }],
+    ['the token under another scheme', { authorization: `Basic ${TOKEN}` }],
+    ['the token with more behind it', { authorization: `Bearer ${TOKEN}x` }],
+  ])('%s is answered 401', async (_title, headers: Record<string, string>) => {
+    const eventId = await pending();
+    const { status, body } = await trial.post({ eventIds: [eventId] }, headers);
+    expect(status).toBe(401);
+    expect(JSON.stringify(body)).not.toContain(eventId);
+    expect(await deliveryRows(database, eventId)).toEqual([]);
+  });
+
+  test('without a configured token the endpoint does not exist', async () => {
+    const closed = await startTrial(database.url, [Billing], { replayToken: undefined });
+    try {
+      expect((await closed.post({ eventIds: ['a'] })).status).toBe(404);
+    } finally {
+      await closed.stop();
+    }
+  });
+
+  test('nor does it where the options come from a factory', async () => {
+    const pool = new Pool({ connectionString: database.url });
+    @Module({
+      imports: [
+        CounterfoilModule.forRootAsync({
+          useFactory: () => ({ driver: pgDriver(pool), serviceVersion: '1' }),
+        }),
+      ],
+    })
+    class Closed {}
+    const app = await NestFactory.create(Closed, { logger: false });
+    await app.listen(0, '127.0.0.1');
+    try {
+      const ask = async (path: string) => {
+        const response = await fetch(`${await app.getUrl()}${path}`, { method: 'POST' });
+        return { status: response.status, text: (await response.text()).replaceAll(path, '<path>') };
+      };
+      expect(await ask('/admin/events/replay')).toEqual(await ask('/admin/events/no-such'));
+    } finally {
+      await app.close();
+      await pool.end();
+    }
+  });
+});
+
+describe('what is malformed', () => {
+  test.each([
+    ['no body', '', 400],
+    ['no JSON', `{"${CANARY}`, 400],
+    ['a list', [], 400],
+    ['no ids', { eventIds: [] }, 400],
+    ['an id that is no text', { eventIds: [7] }, 400],
+    ['an empty id', { eventIds: [''] }, 400],
+    ['an id with a NUL', { eventIds: ['a\u0000'] }, 400],
+    ['ids that are no list', { eventIds: CANARY }, 400],
+    ['a deadline of no length', { eventIds: ['a'], deadlineMs: 0 }, 400],
+    ['a deadline past every proxy', { eventIds: ['a'], deadlineMs: 3_600_000 }, 400],
+    ['a deadline that is no number', { eventIds: ['a'], deadlineMs: '1000' }, 400],
+    ['a dry run that is neither true nor false', { eventIds: ['a'], dryRun: 'yes' }, 400],
+    ['an unknown field', { eventIds: ['a'], force: true }, 400],
+    ['101 ids', { eventIds: Array.from({ length: 101 }, (_, index) => `id-${index}`) }, 413],
+  ])('%s is refused', async (_title, body, status) => {
+    expect((await trial.post(body)).status).toBe(status);
+  });
+
+  test('an Idempotency-Key of more than one line is refused, a plain one is not', async () => {
+    const ask = (key: string) =>
+      trial.post({ eventIds: ['a'] }, { authorization: `Bearer ${TOKEN}`, 'idempotency-key': key });
+    expect((await ask('two words')).status).toBe(400);
+    expect((await ask('run-1/batch-1')).status).toBe(200);
+  });
+
+  test('100 ids are taken', async () => {
+    const eventIds = Array.from({ length: 100 }, (_, index) => `absent-${index}`);
+    const { status, body } = await trial.replay(eventIds);
+    expect(status).toBe(200);
+    expect(body.results).toEqual(eventIds.map((eventId) => ({ eventId, outcome: 'not_found' })));
+  });
+});
+
+describe('the outcome is', () => {
+  test('processed, then already_processed, and the answer names version and listeners', async () => {
+    const eventId = await pending();
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'processed' });
+    expect(await eventRow(database, eventId)).toEqual({ status: 'processed', processed: true });
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'already_processed' });
+    const { body } = await trial.replay(['x']);
+    expect(body).toMatchObject({
+      serviceVersion: '1.2.3',
+      listenersDigest: expect.stringMatching(/^[0-9a-f]{64}$/),
+    });
+  });
+
+  test('not_found for an id that is nowhere', async () => {
+    expect(await replayOne('nowhere')).toEqual({ eventId: 'nowhere', outcome: 'not_found' });
+  });
+
+  test('no_listener for an event nobody takes, unknown_version where another version is taken', async () => {
+    const nobody = await pending({}, 'contract.signed.v1');
+    const newer = await pending({}, 'services.session.completed.v2');
+    const odd = await pending({}, 'not a name');
+    const { body } = await trial.replay([nobody, newer, odd]);
+    expect(body.results.map(({ outcome }) => outcome)).toEqual([
+      'no_listener',
+      'unknown_version',
+      'no_listener',
+    ]);
+    expect(await deliveryRows(database, newer)).toEqual([]);
+  });
+
+  test('invalid_payload for a payload without the form of its event, also where the check itself throws', async () => {
+    const broken = await pending({ broken: CANARY });
+    const text = await pending(CANARY);
+    const { body } = await trial.replay([broken, text]);
+    expect(body.results.map(({ outcome }) => outcome)).toEqual(['invalid_payload', 'invalid_payload']);
+  });
+
+  test('failed with the class of the error, retryable unless the error says otherwise', async () => {
+    const eventId = await pending();
+    bill = () => {
+      throw new RangeError(`no bill for ${CANARY}`);
+    };
+    expect(await replayOne(eventId)).toEqual({
+      eventId,
+      outcome: 'failed',
+      retryable: true,
+      error: 'RangeError',
+    });
+    bill = () => {
+      throw Object.assign(new Error(`never for ${CANARY}`), { retryable: false });
+    };
+    expect(await replayOne(eventId)).toEqual({
+      eventId,
+      outcome: 'failed',
+      retryable: false,
+      error: 'Error',
+    });
+    expect(await deliveryRows(database, eventId)).toEqual([
+      { listener: 'bill', status: 'failed', attempts: 2, error: 'Error' },
+    ]);
+  });
+
+  test('in_flight for a listener under a live lease elsewhere, processed once the lease has run out', async () => {
+    const eventId = await pending();
+    await database.query(
+      `insert into event_deliveries (event_id, listener, status, lease_owner, lease_until, attempts)
+       values ($1, 'bill', 'running', 'another pod', clock_timestamp() + interval '1 minute', 1)`,
+      [eventId],
+    );
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'in_flight', retryable: true });
+    await expireLeases(database, eventId);
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'processed' });
+    expect(await deliveryRows(database, eventId)).toMatchObject([{ attempts: 2 }]);
+  });
+
+  test('no_listener where only a listener of another version is left, and the event stays pending', async () => {
+    const eventId = await pending();
+    await database.query(
+      `insert into event_deliveries (event_id, listener, status, attempts, error)
+       values ($1, 'listenerOfAnotherVersion', 'failed', 1, 'Error')`,
+      [eventId],
+    );
+    const left = { eventId, outcome: 'no_listener', error: 'listener_not_registered' };
+    expect(await replayOne(eventId)).toEqual(left);
+    expect(await replayOne(eventId)).toEqual(left);
+    expect(await deliveryRows(database, eventId)).toMatchObject([
+      { listener: 'bill', status: 'succeeded', attempts: 1 },
+      { listener: 'listenerOfAnotherVersion', status: 'failed' },
+    ]);
+    expect(await isProcessed(database, eventId)).toBe(false);
+  });
+
+  test('outcome_unknown at the deadline, in_flight while it runs on, already_processed afterwards', async () => {
+    const eventId = await pending();
+    const slow = gate();
+    bill = () => slow.opened;
+    const startedAt = performance.now();
+    expect(await replayOne(eventId, { deadlineMs: 300 })).toEqual({
+      eventId,
+      outcome: 'outcome_unknown',
+      retryable: true,
+      error: 'deadline',
+    });
+    expect(performance.now() - startedAt).toBeLessThan(300);
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'in_flight', retryable: true });
+    slow.open();
+    await eventually('processed', () => isProcessed(database, eventId));
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'already_processed' });
+  });
+});
+
+test('a dry run says what it would meet and changes nothing', async () => {
+  const [would, done, running] = [await pending(), await pending(), await pending()];
+  await trial.replay([done]);
+  await database.query(
+    `insert into event_deliveries (event_id, listener, status, lease_owner, lease_until, attempts)
+     values ($1, 'bill', 'running', 'another pod', clock_timestamp() + interval '1 minute', 1)`,
+    [running],
+  );
+  const { body } = await trial.replay([would, done, running, 'nowhere'], { dryRun: true });
+  expect(body.results).toEqual([
+    { eventId: would, outcome: 'outcome_unknown', retryable: true, error: 'dry_run' },
+    { eventId: done, outcome: 'already_processed' },
+    { eventId: running, outcome: 'in_flight', retryable: true },
+    { eventId: 'nowhere', outcome: 'not_found' },
+  ]);
+  expect(await deliveryRows(database, would)).toEqual([]);
+});
+
+test('an id named twice is answered once', async () => {
+  const eventId = await pending();
+  const { body } = await trial.replay([eventId, eventId]);
+  expect(body.results).toEqual([{ eventId, outcome: 'processed' }]);
+});
+
+test('the same batch sent twice at once, to two processes, runs each listener once', async () => {
+  const eventIds: string[] = [];
+  for (let index = 0; index < 60; index += 1) eventIds.push(await pending({ index }));
+  const runs = new Map<string, number>();
+  bill = async (_payload, eventId) => {
+    runs.set(eventId, (runs.get(eventId) ?? 0) + 1);
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  const other = await startTrial(database.url, [Billing]);
+  try {
+    const replies = await Promise.all([
+      trial.replay(eventIds),
+      trial.replay([...eventIds].reverse()),
+      other.replay(eventIds),
+      other.replay([...eventIds].reverse()),
+    ]);
+    for (const { body } of replies) {
+      expect(body.results).toHaveLength(eventIds.length);
+      for (const { outcome } of body.results)
+        expect(['processed', 'in_flight', 'already_processed']).toContain(outcome);
+    }
+    for (const eventId of eventIds) await eventually('processed', () => isProcessed(database, eventId));
+    expect(eventIds.map((eventId) => runs.get(eventId))).toEqual(eventIds.map(() => 1));
+  } finally {
+    await other.stop();
+  }
+});
+
+test('what stands in payloads and in errors of listeners reaches no log line and no answer', () => {
+  expect(trial.log.lines.length).toBeGreaterThan(10);
+  expect(answers.length).toBeGreaterThan(10);
+  expect([...trial.log.lines, ...answers].filter((line) => line.includes(CANARY))).toEqual([]);
+});

@@ -3,8 +3,9 @@
  * SET LOCAL: no session state, no prepared names, so that it works through PgBouncer in transaction mode.
  * Each method has one signature: biome cannot see a forgotten `await` behind overloads like those of pg.
  */
+import { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Pool, type PoolClient, type QueryConfig, type QueryResult, types } from 'pg';
+import { Client, Pool, type PoolClient, type QueryConfig, type QueryResult, types } from 'pg';
 import { RunFailure } from './failures.ts';
 import type { Logger } from './logger.ts';
 import { breaksConnection, errorCode, mayRetry, toRunFailure } from './sqlstates.ts';
@@ -77,6 +78,7 @@ export class Database {
   readonly #pool: Pool;
   readonly #settings: DatabaseSettings;
   readonly #logger: Logger;
+  readonly #sockets = new Set<Socket>();
   #closed = false;
 
   constructor(settings: DatabaseSettings, logger: Logger) {
@@ -92,6 +94,7 @@ export class Database {
       keepAliveInitialDelayMillis: 10_000,
       query_timeout: TRANSACTION_CONTROL_LIMIT_MS,
       types: rawTypes,
+      stream: () => this.#newSocket(),
     });
     // Without a listener, the server ending an idle connection would end this process (P25).
     this.#pool.on('error', (error) => {
@@ -148,6 +151,18 @@ export class Database {
     if (this.#closed) return;
     this.#closed = true;
     await this.#pool.end();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /**
+   * pg leaves the socket of a login that it gives up itself (no password in the URL), and the process would stay
+   * alive until the server loses patience after a minute: close() ends what is left.
+   */
+  #newSocket(): Socket {
+    const socket = new Socket();
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
+    return socket;
   }
 
   async #once<Result>(
@@ -162,7 +177,9 @@ export class Database {
     // A client that is checked out reports a lost connection here and not on the pool.
     client.on('error', onError);
     try {
-      await client.query(this.#begin(options));
+      await client.query(this.#begin(options)).catch((error: unknown) => {
+        throw refusedByStandby(error) ?? error;
+      });
       const result = await work(new OpenTransaction(client, statementLimit(options) + HALF_OPEN_MARGIN_MS));
       await commit(client);
       return result;
@@ -196,6 +213,16 @@ export class Database {
         : [`SET LOCAL search_path = ${quoteIdentifier(this.#settings.schema)}, pg_temp`]),
     ].join('; ');
   }
+}
+
+/** A standby answers BEGIN READ WRITE with 0A000, feature_not_supported, and nothing else in our BEGIN can. */
+function refusedByStandby(error: unknown): RunFailure | undefined {
+  if (errorCode(error) !== '0A000') return undefined;
+  return new RunFailure(
+    'database_read_only',
+    'this server is a standby, and this run has to write: name the primary in DATABASE_URL',
+    { cause: error },
+  );
 }
 
 /** The server's limit for one statement, in whole milliseconds. */
@@ -256,6 +283,26 @@ async function commit(client: PoolClient): Promise<void> {
   // Postgres answers ROLLBACK to the COMMIT of a transaction in which a statement failed.
   if (command !== 'COMMIT') {
     throw new RunFailure('internal', 'a transaction was rolled back by the server at its COMMIT');
+  }
+}
+
+/**
+ * What keeps a URL from being used, without quoting it: no server is asked. pg reads a URL, and the certificates
+ * that it names, only when it makes a client, which is too late for a list of all settings that are wrong.
+ */
+export function problemOfUrl(url: string): string | undefined {
+  try {
+    new Client({ connectionString: withLibpqMeaning(url) });
+    return undefined;
+  } catch (error) {
+    switch (errorCode(error)) {
+      case undefined:
+        return 'sslmode=verify-ca needs sslrootcert';
+      case 'ERR_INVALID_URL':
+        return 'is not a URL';
+      default:
+        return `names a file that cannot be read (${errorCode(error)})`;
+    }
   }
 }
 

@@ -1,10 +1,16 @@
 import { z } from 'zod';
 import { count, optional, required, seconds } from './config.ts';
+import { problemOfUrl } from './database.ts';
 
 /** Settings that every job shares. Defaults stand here and nowhere else in the code. */
 export const runtimeSettings = {
   /** Where Postgres is; `sslmode` and `sslrootcert` mean what they mean to libpq. The one name without `CF_`. */
-  DATABASE_URL: required().regex(/^postgres(ql)?:\/\//, 'must begin with postgresql://'),
+  DATABASE_URL: required()
+    .regex(/^postgres(ql)?:\/\//, { error: 'must begin with postgresql://', abort: true })
+    .superRefine((url, context) => {
+      const problem = problemOfUrl(url);
+      if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+    }),
   /** The Postgres schema that holds our own tables. */
   CF_SCHEMA: z
     .string()

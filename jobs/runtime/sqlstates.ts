@@ -51,6 +51,18 @@ const classByCode: Readonly<Record<string, ErrorClass>> = {
   '42P01': giveUp('table_missing'), // undefined_table
   '42703': giveUp('column_missing'), // undefined_column
   '25006': giveUp('database_read_only'), // read_only_sql_transaction
+  // The certificate of the server does not prove what sslmode asks it to prove.
+  SELF_SIGNED_CERT_IN_CHAIN: giveUp('database_refused'),
+  DEPTH_ZERO_SELF_SIGNED_CERT: giveUp('database_refused'),
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: giveUp('database_refused'),
+  UNABLE_TO_GET_ISSUER_CERT: giveUp('database_refused'),
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: giveUp('database_refused'),
+  CERT_SIGNATURE_FAILURE: giveUp('database_refused'),
+  CERT_NOT_YET_VALID: giveUp('database_refused'),
+  CERT_HAS_EXPIRED: giveUp('database_refused'),
+  CERT_REVOKED: giveUp('database_refused'),
+  CERT_UNTRUSTED: giveUp('database_refused'),
+  ERR_TLS_CERT_ALTNAME_INVALID: giveUp('database_refused'),
 };
 
 /** The code of an error from pg (`SQLSTATE`) or from the socket (`ECONNRESET`), else nothing. */
@@ -65,8 +77,11 @@ function classOf(error: unknown): ErrorClass {
   const code = errorCode(error);
   const known = code === undefined ? undefined : classByCode[code];
   if (known !== undefined) return known;
-  // pg reports a lost connection and its own timeouts without any code.
-  if (code === undefined && isLostConnection(error)) return tryAgain('database_unreachable');
+  // pg reports a lost connection, its own timeouts and a login that cannot work without any code.
+  if (code === undefined && error instanceof Error) {
+    if (lostConnectionMessages.has(error.message)) return tryAgain('database_unreachable');
+    if (refusedMessages.has(error.message)) return giveUp('database_refused');
+  }
   return giveUp(code === undefined ? 'internal' : 'database_error');
 }
 
@@ -81,9 +96,13 @@ const lostConnectionMessages = new Set([
   'Client has encountered a connection error and is not queryable',
 ]);
 
-function isLostConnection(error: unknown): boolean {
-  return error instanceof Error && lostConnectionMessages.has(error.message);
-}
+/** What pg throws without a code when server and URL do not agree on TLS or on a password (same files). */
+const refusedMessages = new Set([
+  'The server does not support SSL connections',
+  'There was an error establishing an SSL connection',
+  'SASL: SCRAM-SERVER-FIRST-MESSAGE: client password must be a string',
+  'SASL: SCRAM-SERVER-FIRST-MESSAGE: client password must be a non-empty string',
+]);
 
 /** Whether a transaction that met this error, and did not reach its COMMIT, may be run again. */
 export function mayRetry(error: unknown): boolean {

@@ -140,6 +140,8 @@ async function runWithRecord<Shape extends SettingsShape>(
   const leases: Lease[] = [];
   const hasState = job.hasState(settings);
   let recorded = false;
+  // What the run last showed of itself: a failure does not undo what was done before it.
+  let shown: RunCounts = {};
   let end: RunEnd;
   try {
     if (hasState) {
@@ -169,6 +171,7 @@ async function runWithRecord<Shape extends SettingsShape>(
               return lease;
             },
             async touch(counts) {
+              shown = counts;
               if (recorded) await touchRunRecord(database, runId, counts);
             },
           })
@@ -189,7 +192,7 @@ async function runWithRecord<Shape extends SettingsShape>(
       outcome:
         failure.id === 'endpoint_down' ? 'endpoint_down' : failure.exitCode === 2 ? 'refused' : 'failed',
       exitCode: failure.exitCode,
-      counts: {},
+      counts: shown,
       failureId: failure.id,
       message: failure.message,
     };

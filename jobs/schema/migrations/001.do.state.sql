@@ -169,13 +169,15 @@ CREATE TABLE replay_events (
   CHECK ((status = 'parked') = (parked_reason IS NOT NULL)),
   CHECK ((status = 'done') = (finished_at IS NOT NULL))
 ) WITH (fillfactor = 70);
--- The claim: only what may be claimed at all is in it, so parked and done rows cost nothing.
-CREATE INDEX replay_events_due ON replay_events (event_created_at, event_id) INCLUDE (next_attempt_at)
+-- The claim: only what may be claimed at all is in it, so parked and done rows cost nothing. An event that was
+-- never tried is due since it was created, so the order is oldest first, and what waits stands behind it.
+CREATE INDEX replay_events_due ON replay_events (next_attempt_at, event_created_at, event_id)
   WHERE status = 'due';
 CREATE INDEX replay_events_claimed ON replay_events (lease_until) WHERE status = 'claimed';
 CREATE INDEX replay_events_parked ON replay_events (parked_reason, parked_at) WHERE status = 'parked';
 CREATE INDEX replay_events_aggregate ON replay_events (aggregate_key, event_created_at, event_id)
   WHERE aggregate_key IS NOT NULL AND status IN ('due', 'claimed');
+CREATE INDEX replay_events_request ON replay_events (request_id) WHERE request_id IS NOT NULL;
 
 -- By which a person, a script or the exporter asks the jobs for something.
 CREATE TABLE requests (

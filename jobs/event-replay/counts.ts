@@ -1,0 +1,53 @@
+/** What a run has done, as numbers; the words are those of `job_runs.counts` and of the README. */
+export interface ReplayCounts {
+  /** Events taken over from the events table, and those that were done and are pending again. */
+  taken_in: number;
+  reopened: number;
+  /** Claims of others that ran out, and how many of them had a call that never ended. */
+  reclaimed: number;
+  unfinished: number;
+  claimed: number;
+  /** Events named in calls; repeats count again. */
+  sent: number;
+  processed: number;
+  already_processed: number;
+  /** Done without a call, since the row is gone from the events table or in a state that is not ours. */
+  gone: number;
+  waiting: number;
+  parked: number;
+  unparked: number;
+  /** Claimed and given back unsent. */
+  released: number;
+  /** Answers that could not be written: somebody else holds the row now, or the database stayed away. */
+  unrecorded: number;
+  calls: number;
+  calls_without_answer: number;
+  requests: number;
+  /** Statements of the three that a claimed batch needs. */
+  claim_statements: number;
+  start_statements: number;
+  record_statements: number;
+}
+
+export const noCounts = (): ReplayCounts => ({
+  taken_in: 0,
+  reopened: 0,
+  reclaimed: 0,
+  unfinished: 0,
+  claimed: 0,
+  sent: 0,
+  processed: 0,
+  already_processed: 0,
+  gone: 0,
+  waiting: 0,
+  parked: 0,
+  unparked: 0,
+  released: 0,
+  unrecorded: 0,
+  calls: 0,
+  calls_without_answer: 0,
+  requests: 0,
+  claim_statements: 0,
+  start_statements: 0,
+  record_statements: 0,
+});

@@ -1,0 +1,107 @@
+/**
+ * Finds the work: takes in what is pending and overdue, what requests ask for, and claims whose holder is gone.
+ * Walks the pending events in the order of their age, a page at a time. No mark is ever taken for "all before
+ * this was seen": an event can be committed behind any mark, so the walk begins again when it has ended, and
+ * a second walk near the newest events keeps the delay short while the first one is far behind.
+ */
+import type { Database } from '../runtime/database.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { ReplayCounts } from './counts.ts';
+import type { EventsTable } from './events-table.ts';
+import {
+  type Cursor,
+  finishRequests,
+  firstCursor,
+  type IntakePage,
+  reclaimExpiredClaims,
+  takeInOverdueEvents,
+} from './queries.ts';
+import { takeOpenRequests } from './requests.ts';
+
+export interface IntakeSettings {
+  readonly graceMs: number;
+  readonly installation: string;
+  readonly runId: string;
+  /** False for a run that was given its events by name: it looks for no others. */
+  readonly looksForMore: boolean;
+}
+
+/** Pending events per statement: some 20 ms of work for the database. */
+const PAGE_SIZE = 5_000;
+const RECLAIM_LIMIT = 1_000;
+/** Pages of the newest events in one cycle; what is beyond them is the next cycle's. */
+const NEWEST_PAGES = 4;
+
+export class Intake {
+  readonly #database: Database;
+  readonly #logger: Logger;
+  readonly #events: EventsTable;
+  readonly #settings: IntakeSettings;
+  readonly #counts: ReplayCounts;
+  #walk: Cursor;
+  #newest: Cursor | undefined;
+
+  constructor(
+    database: Database,
+    logger: Logger,
+    events: EventsTable,
+    settings: IntakeSettings,
+    counts: ReplayCounts,
+  ) {
+    this.#database = database;
+    this.#logger = logger;
+    this.#events = events;
+    this.#settings = settings;
+    this.#counts = counts;
+    this.#walk = firstCursor(events.idType);
+  }
+
+  /** One cycle. Says whether it found work, and whether the walk has come to its end. */
+  async cycle(): Promise<{ readonly found: boolean; readonly walkEnded: boolean }> {
+    const before = this.#found();
+    const reclaimed = await reclaimExpiredClaims(this.#database, RECLAIM_LIMIT);
+    this.#counts.reclaimed += reclaimed.reclaimed;
+    this.#counts.unfinished += reclaimed.unfinished;
+    if (!this.#settings.looksForMore) return { found: reclaimed.reclaimed > 0, walkEnded: true };
+    const { installation, runId } = this.#settings;
+    await takeOpenRequests(
+      { database: this.#database, logger: this.#logger, events: this.#events, installation, runId },
+      this.#counts,
+    );
+    this.#counts.requests += await finishRequests(this.#database, installation, runId);
+    await this.#takeInNewest();
+    const page = await this.#takeIn(this.#walk);
+    const walkEnded = page.last === undefined || page.scanned < PAGE_SIZE;
+    // The newest are walked from the end of the whole walk on; until then there is no such place.
+    if (walkEnded) this.#newest = page.last ?? this.#newest;
+    this.#walk = walkEnded ? firstCursor(this.#events.idType) : (page.last ?? this.#walk);
+    return { found: this.#found() > before, walkEnded };
+  }
+
+  /** Ends the requests whose last event this run has settled. */
+  async finish(): Promise<void> {
+    const { installation, runId, looksForMore } = this.#settings;
+    if (looksForMore) this.#counts.requests += await finishRequests(this.#database, installation, runId);
+  }
+
+  async #takeInNewest(): Promise<void> {
+    for (let pages = 0; this.#newest !== undefined && pages < NEWEST_PAGES; pages += 1) {
+      const page = await this.#takeIn(this.#newest);
+      this.#newest = page.last ?? this.#newest;
+      if (page.scanned < PAGE_SIZE) return;
+    }
+  }
+
+  async #takeIn(after: Cursor): Promise<IntakePage> {
+    const { graceMs } = this.#settings;
+    const page = await takeInOverdueEvents(this.#database, this.#events, { after, size: PAGE_SIZE, graceMs });
+    this.#counts.taken_in += page.takenIn;
+    this.#counts.reopened += page.reopened;
+    return page;
+  }
+
+  #found(): number {
+    const { taken_in, reopened, reclaimed, unparked } = this.#counts;
+    return taken_in + reopened + reclaimed + unparked;
+  }
+}

@@ -1,0 +1,266 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Settings } from '../runtime/config.ts';
+import { RunFailure } from '../runtime/failures.ts';
+import type { Job, RunContext, RunResult } from '../runtime/run-job.ts';
+import { toRunFailure } from '../runtime/sqlstates.ts';
+import { noCounts, type ReplayCounts } from './counts.ts';
+import { dryRun } from './dry-run.ts';
+import { eventReplaySettings } from './env.ts';
+import { type EventsTable, normalizeIds, readEventsTable } from './events-table.ts';
+import { Intake } from './intake.ts';
+import { createPublisher } from './publisher.ts';
+import { auditRun } from './queries.ts';
+import { Replay, type ReplayEnd } from './replay.ts';
+import { takeNamed } from './requests.ts';
+
+type Context = RunContext<typeof eventReplaySettings>;
+
+/** How often a run shows in `job_runs` that it is alive. */
+const TOUCH_EVERY_MS = 15_000;
+/** A continuous run is audited this often while it has something to tell; a once-run at its end. */
+const AUDIT_EVERY_MS = 3_600_000;
+/** Part of the shutdown time that is kept for writing outcomes and giving claims back. */
+const SHUTDOWN_MARGIN = 0.25;
+/** Pause of a continuous run after a failure that may pass. */
+const FAILURE_PAUSE_MS = 1_000;
+
+/** Sends the pending events of the service to its replay endpoint, again and again until each has an end. */
+export const eventReplayJob: Job<typeof eventReplaySettings> = {
+  name: 'event-replay',
+  settings: eventReplaySettings,
+  mode: (settings) => (settings.CF_DRY_RUN ? 'dry-run' : settings.CF_MODE),
+  hasState: () => true,
+  exitsOnFindings: () => false,
+  async run(context) {
+    const { settings, database } = context;
+    checkSettings(settings);
+    const events = await readEventsTable(database, {
+      eventsTable: settings.CF_EVENTS_TABLE,
+      deliveriesTable: settings.CF_DELIVERIES_TABLE,
+      timeZone: settings.CF_SERVICE_TIME_ZONE,
+      aggregateKey: settings.CF_AGGREGATE_KEY,
+    });
+    if (events.deliveries === undefined) {
+      context.logger.info('there is no readable table of deliveries: age alone decides what is overdue');
+    }
+    if (settings.CF_DRY_RUN) return await foresee(context, events);
+    const counts = noCounts();
+    const touching = setInterval(() => {
+      context.touch({ ...counts }).catch((error: unknown) => {
+        context.logger.warn({ err: error }, 'the run could not show that it is alive');
+      });
+    }, TOUCH_EVERY_MS);
+    try {
+      return settings.CF_MODE === 'once'
+        ? await runOnce(context, events, counts)
+        : await runContinuously(context, events, counts);
+    } finally {
+      clearInterval(touching);
+    }
+  },
+};
+
+function checkSettings(settings: Settings<typeof eventReplaySettings>): void {
+  if (settings.CF_MODE === 'once') return;
+  for (const name of ['CF_EVENT_IDS', 'CF_LIMIT'] as const) {
+    if (settings[name] !== undefined && settings[name] !== 0) {
+      throw new RunFailure(
+        'settings_invalid',
+        `${name}: is for a single run; leave it out with CF_MODE=continuous`,
+      );
+    }
+  }
+}
+
+async function foresee(context: Context, events: EventsTable): Promise<RunResult> {
+  const { settings, database, logger } = context;
+  const counts = await dryRun(database, logger, events, {
+    graceMs: settings.CF_GRACE_SECONDS,
+    eventIds: settings.CF_EVENT_IDS,
+    limit: settings.CF_LIMIT,
+  });
+  return { outcome: 'succeeded', counts, message: 'dry run: nothing was sent and nothing was written' };
+}
+
+async function runOnce(context: Context, events: EventsTable, counts: ReplayCounts): Promise<RunResult> {
+  const { settings } = context;
+  const leaseMs = settings.CF_LEASE_SECONDS;
+  const lease = await context.lease('event-replay', { ttlMs: leaseMs, waitMs: leaseMs });
+  if (lease === undefined) {
+    return { outcome: 'skipped', counts: {}, message: 'another run holds the lease event-replay' };
+  }
+  const audit = auditor(context, counts);
+  let end: ReplayEnd;
+  try {
+    end = await session(context, events, counts, lease.lost);
+  } catch (error) {
+    await context.touch({ ...counts });
+    throw error;
+  } finally {
+    await audit();
+  }
+  if (lease.lost.aborted) {
+    throw new RunFailure('lease_lost', 'the lease event-replay was lost: what was claimed was given back');
+  }
+  return { outcome: outcomeOf(end), counts: { ...counts }, message: messageOf(end) };
+}
+
+function outcomeOf(end: ReplayEnd): 'succeeded' | 'partial' {
+  switch (end) {
+    case 'nothing_due':
+    case 'limit_reached':
+      return 'succeeded';
+    case 'no_progress':
+    case 'stopped':
+      return 'partial';
+  }
+}
+
+function messageOf(end: ReplayEnd): string {
+  switch (end) {
+    case 'nothing_due':
+      return 'nothing is due any more';
+    case 'limit_reached':
+      return 'CF_LIMIT was reached: more may be due';
+    case 'no_progress':
+      return 'claims led to nothing several times in a row: ended, so as not to turn in circles';
+    case 'stopped':
+      return 'stopped before all was done: what was not sent was given back';
+  }
+}
+
+/** Stands by, works while it holds the lease, and outlives what passes: a restart of the database, an outage. */
+async function runContinuously(
+  context: Context,
+  events: EventsTable,
+  counts: ReplayCounts,
+): Promise<RunResult> {
+  const { settings, signal, logger } = context;
+  const leaseMs = settings.CF_LEASE_SECONDS;
+  const audit = auditor(context, counts);
+  const auditing = setInterval(() => void audit(), AUDIT_EVERY_MS);
+  try {
+    while (!signal.aborted) {
+      try {
+        const lease = await context.lease('event-replay', { ttlMs: leaseMs, waitMs: leaseMs });
+        if (lease === undefined) continue;
+        try {
+          await session(context, events, counts, lease.lost);
+        } finally {
+          // Its timers end here, and a standby need not wait for the lease to run out.
+          await lease.release();
+        }
+      } catch (error) {
+        const failure = toRunFailure(error);
+        if (failure.exitCode === 2 || failure.id === 'internal') throw failure;
+        logger.warn({ failureId: failure.id, err: failure }, 'interrupted: going on in a moment');
+        await delay(FAILURE_PAUSE_MS, undefined, { signal }).catch(() => undefined);
+      }
+    }
+  } catch (error) {
+    await context.touch({ ...counts });
+    throw error;
+  } finally {
+    clearInterval(auditing);
+    await audit();
+  }
+  return { outcome: 'succeeded', counts: { ...counts }, message: 'stopped as asked' };
+}
+
+/** One stretch of work under the lease of the run. */
+async function session(
+  context: Context,
+  events: EventsTable,
+  counts: ReplayCounts,
+  lost: AbortSignal,
+): Promise<ReplayEnd> {
+  const { settings, database, logger, runId, signal } = context;
+  const eventIds = settings.CF_EVENT_IDS && normalizeIds(settings.CF_EVENT_IDS, events.idType);
+  if (eventIds !== undefined) {
+    logger.info(
+      await takeNamed({ database, logger, events }, counts, settings.CF_EVENT_IDS ?? [], null),
+      'took in the events that were named',
+    );
+  }
+  const publisher = createPublisher({
+    url: settings.CF_REPLAY_URL,
+    token: settings.CF_REPLAY_TOKEN,
+    lanes: settings.CF_LANES,
+    deadlineMs: settings.CF_CALL_SECONDS,
+  });
+  const looksForMore = eventIds === undefined;
+  const intake = new Intake(
+    database,
+    logger,
+    events,
+    {
+      graceMs: settings.CF_GRACE_SECONDS,
+      installation: settings.CF_INSTALLATION,
+      runId,
+      looksForMore,
+    },
+    counts,
+  );
+  const replay = new Replay(
+    {
+      mode: settings.CF_MODE,
+      lanes: settings.CF_LANES,
+      batchSize: settings.CF_BATCH_SIZE,
+      claimSize: settings.CF_CLAIM_SIZE,
+      limit: settings.CF_LIMIT,
+      pollMs: settings.CF_POLL_SECONDS,
+      drainMs: settings.CF_SHUTDOWN_SECONDS * (1 - SHUTDOWN_MARGIN),
+      looksForMore,
+      policy: {
+        handlerAttempts: settings.CF_HANDLER_ATTEMPTS,
+        unfinishedCalls: settings.CF_UNFINISHED_CALLS,
+        backoffMs: settings.CF_BACKOFF_SECONDS,
+        backoffMaxMs: settings.CF_BACKOFF_MAX_SECONDS,
+        transportBackoffMs: settings.CF_TRANSPORT_BACKOFF_SECONDS,
+        transportBackoffMaxMs: settings.CF_TRANSPORT_BACKOFF_MAX_SECONDS,
+      },
+      claims: {
+        claimedBy: settings.CF_POD_NAME,
+        leaseMs: settings.CF_LEASE_SECONDS,
+        inAggregateOrder: settings.CF_AGGREGATE_KEY !== undefined,
+        eventIds,
+        recordSize: settings.CF_CLAIM_SIZE,
+      },
+    },
+    { database, logger, events, publisher, intake, counts, stop: AbortSignal.any([signal, lost]) },
+  );
+  try {
+    return await replay.run();
+  } finally {
+    await publisher.close();
+  }
+}
+
+/** Writes one audit row for what was done since the last one, if anything was. Never ends a run. */
+function auditor(context: Context, counts: ReplayCounts): () => Promise<void> {
+  const { settings, database, logger, runId } = context;
+  let before: ReplayCounts = noCounts();
+  return async () => {
+    const now = { ...counts };
+    const since = Object.fromEntries(
+      Object.entries(now).map(([name, value]) => [name, value - before[name as keyof ReplayCounts]]),
+    ) as Record<keyof ReplayCounts, number>;
+    if (since.sent + since.parked + since.unparked + since.taken_in + since.reopened === 0) return;
+    before = now;
+    try {
+      await auditRun(database, {
+        installation: settings.CF_INSTALLATION,
+        runId,
+        reason: settings.CF_REASON ?? null,
+        scope: {
+          mode: settings.CF_MODE,
+          ...(settings.CF_EVENT_IDS === undefined ? {} : { event_ids: settings.CF_EVENT_IDS }),
+          ...(settings.CF_LIMIT === 0 ? {} : { limit: settings.CF_LIMIT }),
+        },
+        counts: since,
+      });
+    } catch (error) {
+      logger.error({ err: error }, 'the audit row of this run could not be written');
+    }
+  };
+}

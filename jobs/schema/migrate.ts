@@ -9,6 +9,7 @@ import { type Database, quoteIdentifier } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { CODE_LEVEL } from '../runtime/schema-level.ts';
+import { mayRetry, safeMessage, toRunFailure } from '../runtime/sqlstates.ts';
 
 /** A migration may rewrite a table; this is far above what a run may take. */
 const MIGRATION_TIMEOUT_MS = 60_000;
@@ -56,15 +57,25 @@ export async function migrate(database: Database, logger: Logger, schema: string
       if (level > CODE_LEVEL) {
         await refuseIfTooNew(transaction);
         logger.info(
-          { level, codeLevel: CODE_LEVEL },
+          { schemaLevel: level, codeLevel: CODE_LEVEL },
           'the schema is newer than this code and still admits it: left as it is',
         );
         return { applied: [], level };
       }
-      const applied = await postgrator.migrate();
+      const applied = await postgrator.migrate().catch(refuseMigration);
       await transaction.script(readFileSync(new URL('grants.sql', import.meta.url), 'utf8'));
       return { applied: applied.map((migration) => migration.version), level: CODE_LEVEL };
     },
+  );
+}
+
+/** What the table of SQLSTATEs calls passing or a missing grant stays that; the rest is a migration that failed. */
+function refuseMigration(error: unknown): never {
+  if (mayRetry(error) || toRunFailure(error).exitCode === 2) throw error;
+  throw new RunFailure(
+    'migration_failed',
+    `a migration of the state schema did not go through, and nothing of it was kept: ${safeMessage(error)}`,
+    { cause: error },
   );
 }
 

@@ -1,0 +1,109 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { openDatabase } from '../../test/builders/open-database.ts';
+import { createTestDatabase, type TestDatabase, type TestRole } from '../../test/postgres/database.ts';
+import type { Database } from '../runtime/database.ts';
+
+let postgres: TestDatabase;
+const as = {} as Record<TestRole, Database>;
+beforeAll(async () => {
+  postgres = await createTestDatabase();
+  for (const role of ['counterfoil_owner', 'counterfoil_jobs', 'counterfoil_exporter'] as const)
+    as[role] = openDatabase(postgres.urlAs(role));
+  await postgres.query(
+    `INSERT INTO counterfoil.audit (installation, actor, action) VALUES ('test', 'somebody', 'replay')`,
+  );
+});
+afterAll(async () => {
+  for (const database of Object.values(as)) await database.close();
+  await postgres.drop();
+});
+
+/** Privileges of a role on the tables of a schema, as `table: SELECT INSERT`. */
+const privileges = async (role: TestRole, schema: string): Promise<string[]> =>
+  (
+    await postgres.query<{ line: string }>(
+      `SELECT format('%s: %s', table_name, string_agg(privilege_type, ' ' ORDER BY privilege_type)) AS line
+         FROM information_schema.role_table_grants WHERE grantee = $1 AND table_schema = $2
+        GROUP BY table_name ORDER BY table_name COLLATE "C"`,
+      [role, schema],
+    )
+  ).map((row) => row.line);
+
+const statement = async (role: TestRole, text: string) =>
+  await as[role].transaction({}, async (transaction) => await transaction.script(text));
+
+describe('counterfoil_jobs', () => {
+  test('has exactly these rights on our tables', async () => {
+    expect(await privileges('counterfoil_jobs', 'counterfoil')).toEqual([
+      'audit: INSERT SELECT',
+      'checks: INSERT SELECT UPDATE',
+      'discrepancies: INSERT SELECT UPDATE',
+      'freezes: SELECT',
+      'horizon_snapshots: DELETE INSERT SELECT UPDATE',
+      'job_leases: DELETE INSERT SELECT UPDATE',
+      'job_runs: INSERT SELECT UPDATE',
+      'reconciliation_windows: DELETE INSERT SELECT UPDATE',
+      'replay_events: INSERT SELECT UPDATE',
+      'requests: INSERT SELECT UPDATE',
+      'schema_version: SELECT',
+      'waivers: SELECT',
+    ]);
+  });
+
+  test('may read the service’s tables and nothing more', async () => {
+    for (const line of await privileges('counterfoil_jobs', 'public')) expect(line).toMatch(/^\w+: SELECT$/);
+    expect(await privileges('counterfoil_jobs', 'public')).toContain('sessions: SELECT');
+  });
+
+  test.each([
+    `INSERT INTO public.sessions DEFAULT VALUES`,
+    `UPDATE public.mentor_payable_ledgers SET session_id = session_id`,
+    `DELETE FROM public.event_backups`,
+    `UPDATE public.event_backups SET status = 'processed'`,
+    `TRUNCATE public.sessions`,
+    `SELECT 1 FROM public.event_backups FOR UPDATE`,
+    `CREATE TABLE public.own ()`,
+    `CREATE TABLE counterfoil.own ()`,
+    `DELETE FROM counterfoil.discrepancies`,
+    `DELETE FROM counterfoil.job_runs`,
+    `INSERT INTO counterfoil.waivers (check_name, filter, reason) VALUES ('x', '{}', 'x')`,
+    `INSERT INTO counterfoil.freezes (reason, frozen_until) VALUES ('x', now())`,
+    `UPDATE counterfoil.schema_version SET min_compatible_code = 0`,
+  ])('is refused by Postgres: %s', async (text) => {
+    await expect(statement('counterfoil_jobs', text)).rejects.toMatchObject({ id: 'grant_missing' });
+  });
+});
+
+describe('counterfoil_exporter', () => {
+  test('reads our tables and asks by requests, and writes nothing else', async () => {
+    const lines = await privileges('counterfoil_exporter', 'counterfoil');
+    expect(lines).toContain('requests: INSERT SELECT');
+    expect(lines).toContain('audit: INSERT SELECT');
+    const others = lines.filter((line) => !/^(requests|audit):/.test(line));
+    expect(others.every((line) => line.endsWith(': SELECT'))).toBe(true);
+    expect(others.length).toBeGreaterThan(8);
+  });
+});
+
+describe('the audit', () => {
+  test.each(['counterfoil_owner', 'counterfoil_jobs', 'counterfoil_exporter'] as const)(
+    'takes rows from %s and never gives one up',
+    async (role) => {
+      await statement(
+        role,
+        `INSERT INTO audit (installation, actor, action) VALUES ('test', '${role}', 'replay')`,
+      );
+      for (const text of ['UPDATE audit SET reason = NULL', 'DELETE FROM audit', 'TRUNCATE audit'])
+        await expect(statement(role, text)).rejects.toMatchObject({ id: 'grant_missing' });
+    },
+  );
+
+  test('binds even the administrator, who would have to take the trigger off first', async () => {
+    for (const text of [
+      'UPDATE counterfoil.audit SET reason = NULL',
+      'DELETE FROM counterfoil.audit WHERE false',
+      'TRUNCATE counterfoil.audit',
+    ])
+      await expect(postgres.query(text)).rejects.toThrow('append-only');
+  });
+});

@@ -1,0 +1,267 @@
+/**
+ * The life of a finding: suspected at the first look, open when the look of a later run still sees it, resolved
+ * by itself when its key is judged again and all is well. Every change repeats the status it expects, so a
+ * person's decision or another run's is never overwritten; what does not change is not written at all.
+ */
+import type { Kind, WindowRow } from '../checks/window-sql.ts';
+import type { Transaction } from '../runtime/database.ts';
+import type { Cause } from './classify.ts';
+import { type Instant, parseInstant } from './instant.ts';
+
+export type FindingStatus = 'suspected' | 'open' | 'acknowledged' | 'resolved' | 'waived';
+
+/** What a look saw of one key. */
+export interface Discrepancy {
+  readonly kind: Kind;
+  /** The key's columns as a JSON array of texts. */
+  readonly key: string;
+  /** The row's primary key where the key has a null, else empty. */
+  readonly rowId: string;
+  readonly factAt: string;
+  readonly ledgerRows: number;
+  readonly expectedMinor: string | null;
+  readonly actualMinor: string | null;
+  readonly currency: string | null;
+  readonly cause: Cause | null;
+  readonly eventId: string | null;
+  readonly publishedHash: string | null;
+  /** Seen beyond the horizon: may still settle by itself. */
+  readonly provisional: boolean;
+}
+
+/** A finding as it stands after a run touched it. */
+export interface FindingChange {
+  readonly id: string;
+  readonly kind: Kind;
+  readonly key: string;
+  readonly row_id: string;
+  /** Null for one that was not known before. */
+  readonly was: FindingStatus | null;
+  readonly status: FindingStatus;
+  readonly cause: Cause | null;
+  readonly event_id: string | null;
+  readonly published_hash: string | null;
+  readonly fact_at: string | null;
+  readonly expected_minor: string | null;
+  readonly actual_minor: string | null;
+  readonly currency: string | null;
+  readonly provisional: boolean;
+}
+
+/** @param settled what lies from here on may still settle by itself; undefined: nothing is settled */
+export function asDiscrepancy(row: WindowRow, settled: Instant | undefined): Discrepancy | undefined {
+  if (row.kind === null) return undefined;
+  return {
+    kind: row.kind,
+    key: JSON.stringify(row.key),
+    rowId: row.row_id === null ? '' : encodeRowId(row.row_id),
+    factAt: row.fact_at,
+    ledgerRows: Math.max(0, Number(row.ledger_rows)),
+    expectedMinor: row.expected_minor,
+    actualMinor: row.actual_minor,
+    currency: row.currency,
+    cause: null,
+    eventId: null,
+    publishedHash: null,
+    provisional: settled === undefined || parseInstant(row.fact_at) >= settled,
+  };
+}
+
+/** A primary key of one column as it is, of several as a JSON array. */
+export const encodeRowId = (id: readonly string[]): string =>
+  id.length === 1 ? (id[0] ?? '') : JSON.stringify(id);
+
+export const decodeRowId = (rowId: string, columns: number): readonly string[] =>
+  columns === 1 ? [rowId] : (JSON.parse(rowId) as string[]);
+
+/** One per fingerprint: two rows of one key are one discrepancy. */
+export function distinct(discrepancies: readonly Discrepancy[]): readonly Discrepancy[] {
+  return [...new Map(discrepancies.map((one) => [`${one.kind} ${one.rowId} ${one.key}`, one])).values()];
+}
+
+/**
+ * Records what a look saw, and gives every finding that this changed.
+ * @param startedAt when this run began, by the database clock: only what an earlier look suspected is opened
+ */
+export async function recordSeen(
+  transaction: Transaction,
+  check: string,
+  runId: string,
+  startedAt: string,
+  seen: readonly Discrepancy[],
+): Promise<FindingChange[]> {
+  if (seen.length === 0) return [];
+  const rows = distinct(seen).map((one) => ({
+    kind: one.kind,
+    key: one.key,
+    row_id: one.rowId,
+    fact_at: one.factAt,
+    ledger_rows: one.ledgerRows,
+    expected_minor: one.expectedMinor,
+    actual_minor: one.actualMinor,
+    currency: one.currency,
+    cause: one.cause,
+    event_id: one.eventId,
+    published_hash: one.publishedHash,
+    provisional: one.provisional,
+  }));
+  return await transaction.query<FindingChange>(
+    `-- billing-reconciliation: recordSeen; index discrepancies_fingerprint
+     WITH seen AS MATERIALIZED (
+       SELECT * FROM jsonb_to_recordset($4::jsonb) AS seen (
+         kind text, key text, row_id text, fact_at timestamptz, ledger_rows integer, expected_minor numeric,
+         actual_minor numeric, currency text, cause text, event_id text, published_hash text, provisional boolean)
+     ), known AS MATERIALIZED (
+       SELECT seen.*, d.id, d.status AS was, d.opened_at,
+              CASE d.status
+                WHEN 'suspected' THEN CASE WHEN d.status_changed_at < $3::timestamptz THEN 'open' ELSE d.status END
+                WHEN 'acknowledged' THEN CASE WHEN d.acknowledged_until <= clock_timestamp() THEN 'open' ELSE d.status END
+                WHEN 'resolved' THEN 'suspected'
+                ELSE d.status
+              END AS becomes
+         FROM seen JOIN discrepancies d
+           ON d.check_name = $1::text AND d.kind = seen.kind AND d.key = seen.key AND d.row_id = seen.row_id
+     ), changed AS (
+       UPDATE discrepancies d
+          SET status = known.becomes,
+              status_changed_at = CASE WHEN known.becomes <> known.was THEN clock_timestamp() ELSE d.status_changed_at END,
+              status_reason = CASE
+                WHEN known.becomes = known.was THEN d.status_reason
+                WHEN known.was = 'suspected' THEN 'seen again by a later run'
+                WHEN known.was = 'acknowledged' THEN 'the acknowledgement has ended'
+                ELSE 'seen again after it was resolved' END,
+              opened_at = CASE WHEN known.becomes = 'open' AND known.was = 'suspected' THEN clock_timestamp() ELSE d.opened_at END,
+              reopen_count = d.reopen_count
+                + CASE WHEN known.becomes = 'open' AND known.was = 'suspected' AND d.opened_at IS NOT NULL THEN 1 ELSE 0 END,
+              resolved_at = CASE WHEN known.becomes = 'suspected' AND known.was = 'resolved' THEN NULL ELSE d.resolved_at END,
+              acknowledged_by = CASE WHEN known.becomes <> known.was THEN NULL ELSE d.acknowledged_by END,
+              acknowledged_until = CASE WHEN known.becomes <> known.was THEN NULL ELSE d.acknowledged_until END,
+              cause = known.cause, event_id = known.event_id, published_hash = known.published_hash,
+              fact_at = known.fact_at, ledger_rows = known.ledger_rows, expected_minor = known.expected_minor,
+              actual_minor = known.actual_minor, currency = known.currency, provisional = known.provisional
+         FROM known
+        WHERE d.id = known.id
+          -- Somebody may have decided since: then this look says nothing.
+          AND d.status = known.was AND d.status <> 'waived'
+          AND (known.becomes <> known.was
+               OR (d.cause, d.event_id, d.published_hash, d.fact_at, d.ledger_rows, d.expected_minor,
+                   d.actual_minor, d.currency, d.provisional)
+                  IS DISTINCT FROM
+                  (known.cause, known.event_id, known.published_hash, known.fact_at, known.ledger_rows,
+                   known.expected_minor, known.actual_minor, known.currency, known.provisional))
+       RETURNING d.*, known.was
+     ), added AS (
+       INSERT INTO discrepancies (check_name, kind, key, row_id, status, cause, event_id, published_hash, fact_at,
+                                  ledger_rows, expected_minor, actual_minor, currency, provisional, first_run_id)
+       SELECT $1::text, kind, key, row_id, 'suspected', cause, event_id, published_hash, fact_at, ledger_rows,
+              expected_minor, actual_minor, currency, provisional, $2::uuid
+         FROM seen
+        WHERE NOT EXISTS (SELECT FROM known
+                           WHERE known.kind = seen.kind AND known.key = seen.key AND known.row_id = seen.row_id)
+       ON CONFLICT ON CONSTRAINT discrepancies_fingerprint DO NOTHING
+       RETURNING *
+     )
+     SELECT id, kind, key, row_id, was, status, cause, event_id, published_hash, fact_at,
+            trim_scale(expected_minor) AS expected_minor, trim_scale(actual_minor) AS actual_minor, currency, provisional
+       FROM changed
+     UNION ALL
+     SELECT id, kind, key, row_id, NULL, status, cause, event_id, published_hash, fact_at,
+            trim_scale(expected_minor), trim_scale(actual_minor), currency, provisional
+       FROM added
+      ORDER BY id`,
+    [check, runId, startedAt, JSON.stringify(rows)],
+  );
+}
+
+export interface UnsettledFinding {
+  readonly id: string;
+  readonly kind: Kind;
+  readonly key: string;
+  readonly row_id: string;
+  /** Of a key that was judged all right, only this status becomes `resolved`. */
+  readonly status: FindingStatus;
+}
+
+/** The next findings of a check that a look can change, in the order of their ids. */
+export async function listUnsettled(
+  transaction: Transaction,
+  check: string,
+  afterId: string,
+  limit: number,
+): Promise<UnsettledFinding[]> {
+  return await transaction.query<UnsettledFinding>(
+    `-- billing-reconciliation: listUnsettled; index discrepancies_unsettled
+     SELECT id, kind, key, row_id, status
+       FROM discrepancies
+      WHERE check_name = $1::text AND id > $2::bigint AND status IN ('suspected', 'open', 'acknowledged')
+      ORDER BY id LIMIT $3::integer`,
+    [check, afterId, limit],
+  );
+}
+
+/** Findings by id, whatever their status. */
+export async function listByIds(
+  transaction: Transaction,
+  check: string,
+  ids: readonly string[],
+): Promise<UnsettledFinding[]> {
+  return await transaction.query<UnsettledFinding>(
+    `-- billing-reconciliation: listByIds; primary key
+     SELECT id, kind, key, row_id, status FROM discrepancies
+      WHERE check_name = $1::text AND id = ANY ($2::bigint[]) ORDER BY id`,
+    [check, ids],
+  );
+}
+
+/** Resolves findings that a look no longer saw; those whose status has changed since are left alone. */
+export async function resolveGone(
+  transaction: Transaction,
+  ids: readonly string[],
+  reason: string,
+): Promise<FindingChange[]> {
+  if (ids.length === 0) return [];
+  return await transaction.query<FindingChange>(
+    `-- billing-reconciliation: resolveGone; primary key
+     WITH gone AS (
+       SELECT id, status AS was FROM discrepancies
+        WHERE id = ANY ($1::bigint[]) AND status IN ('suspected', 'open', 'acknowledged')
+     )
+     UPDATE discrepancies d
+        SET status = 'resolved', status_changed_at = clock_timestamp(), resolved_at = clock_timestamp(),
+            status_reason = $2::text, acknowledged_by = NULL, acknowledged_until = NULL
+       FROM gone
+      WHERE d.id = gone.id AND d.status = gone.was
+     RETURNING d.id, d.kind, d.key, d.row_id, gone.was, d.status, d.cause, d.event_id, d.published_hash, d.fact_at,
+               trim_scale(d.expected_minor) AS expected_minor, trim_scale(d.actual_minor) AS actual_minor,
+               d.currency, d.provisional`,
+    [ids, reason],
+  );
+}
+
+export interface Standing {
+  readonly suspected: number;
+  readonly open: number;
+  readonly acknowledged: number;
+}
+
+/**
+ * How many findings of a check stand now.
+ * @param since only those whose fact, or ledger row without fact, is as new
+ */
+export async function countStanding(
+  transaction: Transaction,
+  check: string,
+  since: string | undefined,
+): Promise<Standing> {
+  const [row] = await transaction.query<{ suspected: number; open: number; acknowledged: number }>(
+    `-- billing-reconciliation: countStanding; index discrepancies_unsettled
+     SELECT count(*) FILTER (WHERE status = 'suspected')::integer AS suspected,
+            count(*) FILTER (WHERE status = 'open')::integer AS open,
+            count(*) FILTER (WHERE status = 'acknowledged')::integer AS acknowledged
+       FROM discrepancies
+      WHERE check_name = $1::text AND status IN ('suspected', 'open', 'acknowledged')
+        AND ($2::timestamptz IS NULL OR fact_at >= $2::timestamptz)`,
+    [check, since ?? null],
+  );
+  return row ?? { suspected: 0, open: 0, acknowledged: 0 };
+}

@@ -1,0 +1,261 @@
+/**
+ * Reads: windows of both sides, single keys, and the causes of what is missing. Each statement is one short
+ * read-only transaction; nothing here writes.
+ */
+import type { EventsTable, InspectedCheck } from '../checks/inspect.ts';
+import {
+  firstRow,
+  forwardWindow,
+  futureFacts,
+  type JudgedRow,
+  judgeKeys,
+  judgeRows,
+  readsWallClock,
+  reverseWindow,
+  type SqlOptions,
+  type Statement,
+  settledInstant,
+  type WindowRow,
+} from '../checks/window-sql.ts';
+import type { Transaction } from '../runtime/database.ts';
+import {
+  causeOf,
+  type EventRow,
+  type EventSearch,
+  eventsOfFacts,
+  oldestEvent,
+  parseOldest,
+} from './classify.ts';
+import type { ReconciliationContext } from './env.ts';
+import { asDiscrepancy, type Discrepancy, decodeRowId, type UnsettledFinding } from './findings.ts';
+import { formatInstant, type Instant, parseInstant } from './instant.ts';
+import { listParked } from './queries.ts';
+import { type Range, ranIntoTimeLimit } from './windows.ts';
+
+/** How many keys one statement judges; each costs an index probe on both sides. */
+const KEYS_PER_STATEMENT = 500;
+
+export interface WindowRead {
+  readonly facts: number;
+  readonly ledger: number;
+  readonly slowestMs: number;
+  readonly discrepancies: readonly Discrepancy[];
+}
+
+export interface Judged {
+  /** What is wrong with these keys now. */
+  readonly seen: readonly Discrepancy[];
+  /** Findings whose key was judged and shows nothing of their kind any more. */
+  readonly gone: readonly string[];
+}
+
+export class Look {
+  readonly #context: ReconciliationContext;
+  readonly #plan: InspectedCheck;
+  readonly #events: EventSearch | undefined;
+  readonly #options: SqlOptions;
+  #oldestKept: { readonly at: Instant | undefined } | undefined;
+
+  constructor(context: ReconciliationContext, plan: InspectedCheck, events: EventsTable | undefined) {
+    this.#context = context;
+    this.#plan = plan;
+    const { CF_SERVICE_TIME_ZONE: timeZone, CF_SLACK_SECONDS: slackMs } = context.settings;
+    this.#options = { timeZone, slackMs };
+    this.#events = events === undefined ? undefined : { table: events, timeZone, slackMs };
+  }
+
+  /**
+   * Facts and ledger rows of one window.
+   * @param settledTo facts from here on are not judged in the reverse pass
+   * @param provisionalFrom what lies from here on may still settle; undefined: nothing is settled
+   */
+  async window(
+    window: Range,
+    settledTo: Instant,
+    provisionalFrom: Instant | undefined,
+    timeoutMs: number,
+  ): Promise<WindowRead> {
+    const bounds = { from: formatInstant(window.from), to: formatInstant(window.to) };
+    const began = performance.now();
+    const facts = await this.#rows<WindowRow>(forwardWindow(this.#plan, this.#options, bounds), timeoutMs);
+    const between = performance.now();
+    const ledger = await this.#rows<WindowRow>(
+      reverseWindow(this.#plan, this.#options, { ...bounds, settledTo: formatInstant(settledTo) }),
+      timeoutMs,
+    );
+    const ended = performance.now();
+    const discrepancies = [...facts, ...ledger].flatMap((row) => asDiscrepancy(row, provisionalFrom) ?? []);
+    return {
+      facts: Number(facts[0]?.rows ?? 0),
+      ledger: Number(ledger[0]?.rows ?? 0),
+      slowestMs: Math.max(between - began, ended - between),
+      discrepancies: await this.#withCauses(discrepancies),
+    };
+  }
+
+  /**
+   * Judges the keys of findings anew, whatever their time.
+   * @param now facts from here on are in the future and not judged
+   */
+  async judge(
+    findings: readonly UnsettledFinding[],
+    now: Instant,
+    provisionalFrom: Instant | undefined,
+  ): Promise<Judged> {
+    const keyed = findings.filter((finding) => finding.row_id === '' && this.#keyFits(finding));
+    const keys = [...new Set(keyed.map((finding) => finding.key))].map((key) => JSON.parse(key) as string[]);
+    const rows: WindowRow[] = await this.#inBatches(keys, (batch) =>
+      judgeKeys(this.#plan, this.#options, batch, formatInstant(now)),
+    );
+    for (const [side, kind] of [
+      ['facts', 'missing'],
+      ['ledger', 'orphan'],
+    ] as const) {
+      const width = this.#plan[side].primaryKey.length;
+      const ids = findings
+        .filter((finding) => finding.row_id !== '' && finding.kind === kind && width > 0)
+        .map((finding) => decodeRowId(finding.row_id, width));
+      rows.push(
+        ...(await this.#inBatches(ids, (batch) =>
+          judgeRows(this.#plan, this.#options, side, batch, formatInstant(now)),
+        )),
+      );
+    }
+    const seen = await this.#withCauses(rows.flatMap((row) => asDiscrepancy(row, provisionalFrom) ?? []));
+    const prints = new Set(seen.map((one) => `${one.kind} ${one.rowId} ${one.key}`));
+    return {
+      seen,
+      gone: findings
+        .filter((finding) => !prints.has(`${finding.kind} ${finding.row_id} ${finding.key}`))
+        .map(({ id }) => id),
+    };
+  }
+
+  /** Where a look at everything begins; nothing where both tables are empty. */
+  async first(): Promise<Instant | undefined> {
+    const [row] = await this.#rows<{ at: string | null }>(firstRow(this.#plan, this.#options));
+    return row === undefined || row.at === null ? undefined : parseInstant(row.at);
+  }
+
+  async futureFacts(now: Instant): Promise<number> {
+    const [row] = await this.#rows<{ rows: string }>(
+      futureFacts(this.#plan, this.#options, formatInstant(now)),
+    );
+    return Number(row?.rows ?? 0);
+  }
+
+  /** Draws a horizon back out of an hour that the wall clock of the service will show once more. */
+  async settle(horizon: Instant): Promise<Instant> {
+    if (!readsWallClock(this.#plan)) return horizon;
+    const [row] = await this.#rows<{ at: string }>(
+      settledInstant(formatInstant(horizon), this.#options.timeZone),
+    );
+    return row === undefined ? horizon : parseInstant(row.at);
+  }
+
+  /** A finding of an earlier definition may have a key of another form: it can no longer be seen. */
+  #keyFits(finding: UnsettledFinding): boolean {
+    return (JSON.parse(finding.key) as unknown[]).length === this.#plan.check.facts.key.length;
+  }
+
+  async #withCauses(discrepancies: readonly Discrepancy[]): Promise<readonly Discrepancy[]> {
+    const { event } = this.#plan.check;
+    const events = this.#events;
+    const missing = discrepancies.filter(({ kind }) => kind === 'missing');
+    if (missing.length === 0) return discrepancies;
+    const others = discrepancies.filter(({ kind }) => kind !== 'missing');
+    const unknown = missing.map((one): Discrepancy => ({ ...one, cause: 'unknown' }));
+    if (event === null || events === undefined) return [...others, ...unknown];
+    const keyed = unknown.filter(({ rowId }) => rowId === '');
+    const found = new Map<Discrepancy, EventRow>();
+    let complete = true;
+    for (let start = 0; start < keyed.length; start += KEYS_PER_STATEMENT) {
+      const batch = keyed.slice(start, start + KEYS_PER_STATEMENT);
+      const wanted = batch.map((one) => ({ key: JSON.parse(one.key) as string[], at: one.factAt }));
+      try {
+        for (const row of await this.#rows<EventRow>(eventsOfFacts(events, event, wanted))) {
+          const fact = batch[row.position];
+          if (fact !== undefined) found.set(fact, row);
+        }
+      } catch (error) {
+        if (!ranIntoTimeLimit(error)) throw error;
+        complete = false;
+      }
+    }
+    if (!complete) {
+      this.#context.logger.warn(
+        { check: this.#plan.check.name },
+        'the events of some facts could not be found in time: their cause stays unknown; see the expression index in the README',
+      );
+      return [...others, ...unknown];
+    }
+    const parked = await this.#parked([...found.values()].map(({ event_id: id }) => id));
+    const oldestKept = found.size === missing.length ? undefined : await this.#oldest(events);
+    return [
+      ...others,
+      ...unknown.map((one): Discrepancy => {
+        const row = found.get(one);
+        if (one.rowId !== '') return one;
+        const seen =
+          row === undefined
+            ? undefined
+            : { eventId: row.event_id, status: row.status, parked: parked.has(row.event_id) };
+        return {
+          ...one,
+          cause: causeOf(seen, parseInstant(one.factAt), oldestKept),
+          eventId: row?.event_id ?? null,
+          publishedHash: row?.published_hash ?? null,
+        };
+      }),
+    ];
+  }
+
+  async #parked(eventIds: readonly string[]): Promise<Set<string>> {
+    if (this.#context.settings.CF_STATE === 'none' || eventIds.length === 0) return new Set();
+    return await this.#context.database.read(async (transaction) => await listParked(transaction, eventIds), {
+      signal: this.#context.signal,
+    });
+  }
+
+  /** Asked once in a run; not known where it would take a scan. */
+  async #oldest(events: EventSearch): Promise<Instant | undefined> {
+    if (this.#oldestKept === undefined) {
+      try {
+        const [row] = await this.#rows<{ at: string | null }>(oldestEvent(events));
+        this.#oldestKept = { at: parseOldest(row?.at) };
+      } catch (error) {
+        if (!ranIntoTimeLimit(error)) throw error;
+        this.#oldestKept = { at: undefined };
+      }
+    }
+    return this.#oldestKept.at;
+  }
+
+  async #inBatches<Item>(
+    items: readonly Item[],
+    statement: (batch: readonly Item[]) => Statement,
+    size = KEYS_PER_STATEMENT,
+  ): Promise<JudgedRow[]> {
+    const rows: JudgedRow[] = [];
+    for (let start = 0; start < items.length; start += size) {
+      const batch = items.slice(start, start + size);
+      try {
+        rows.push(...(await this.#rows<JudgedRow>(statement(batch))));
+      } catch (error) {
+        if (!ranIntoTimeLimit(error) || batch.length === 1) throw error;
+        rows.push(...(await this.#inBatches(batch, statement, Math.ceil(batch.length / 2))));
+      }
+    }
+    return rows;
+  }
+
+  async #rows<Row>(
+    statement: Statement,
+    timeoutMs: number = this.#context.settings.CF_WINDOW_TIMEOUT_MILLISECONDS,
+  ): Promise<Row[]> {
+    return await this.#context.database.read(
+      async (transaction: Transaction) => await transaction.query<Row>(statement.text, statement.params),
+      { userSearchPath: true, statementTimeoutMs: timeoutMs, signal: this.#context.signal },
+    );
+  }
+}

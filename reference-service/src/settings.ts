@@ -42,6 +42,9 @@ const environment = z
     error: 'is needed where FAULTS is true',
   });
 
+/** The names of all variables. */
+export const settingNames: readonly string[] = Object.keys(environment.shape);
+
 /** The service's settings. */
 export interface Settings {
   port: number;

@@ -20,7 +20,7 @@ export class SessionBilling {
   /** Writes the session's one ledger row; a repeat finds it by its key and returns the same row. */
   @OnBackedEvent(SESSION_COMPLETED)
   async createPerSessionBilling(event: SessionCompleted): Promise<Ledger> {
-    return await this.faults.whileBilling(event, (bill) => this.writeLedger(bill, 1));
+    return await this.faults.whileBilling(event, (bill, number) => this.writeLedger(bill, number));
   }
 
   /** Bill `number` of a session: the first, or a later one that follows a reversal. */

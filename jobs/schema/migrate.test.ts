@@ -5,8 +5,10 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { collectLog, openDatabase } from '../../test/builders/open-database.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
 import type { Database } from '../runtime/database.ts';
+import { runJob } from '../runtime/run-job.ts';
 import { CODE_LEVEL } from '../runtime/schema-level.ts';
 import { migrate } from './migrate.ts';
+import { schemaJob } from './schema-job.ts';
 
 const allLevels = Array.from({ length: CODE_LEVEL }, (_, index) => index + 1);
 
@@ -139,6 +141,16 @@ describe('a schema that newer code has migrated', () => {
       exitCode: 2,
     });
   });
+});
+
+test('the schema job says how far the schema is', async () => {
+  const { lines, messages, entries } = collectLog();
+  const environment = { DATABASE_URL: postgres.urlAs('counterfoil_owner') };
+  const logDestination = { write: (line: string) => lines.push(line) };
+  expect(await runJob(schemaJob, { environment, logDestination })).toBe(0);
+  expect(await runJob(schemaJob, { environment, logDestination })).toBe(0);
+  expect(messages()).toEqual(['the state schema was migrated', 'the state schema is up to date']);
+  expect(entries()[1]).toMatchObject({ counts: { applied: 0, level: CODE_LEVEL } });
 });
 
 describe('the schema job as a process', () => {

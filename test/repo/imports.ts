@@ -24,7 +24,8 @@ export function importsOf(code: string): string[] {
   return [...new Set(found)];
 }
 
-const isTest = (path: string) => path.endsWith('.test.ts') || path.startsWith('test/');
+const isTest = (path: string) =>
+  path.endsWith('.test.ts') || path.startsWith('test/') || path.includes('/testing/');
 
 /** The unit a path belongs to: `jobs/event-replay`, `nestjs`, `test`. */
 function unitOf(path: string): string {

@@ -93,7 +93,7 @@ test('check reaches biome and tsc, and test reaches check', () => {
   expect(scripts.check).toMatch(/\bbiome ci --error-on-warnings \./);
   expect(scripts.check).toMatch(/\btsc --noEmit\b/);
   expect(scripts.check).toMatch(/\btypecheck --workspaces\b/);
-  expect(scripts.test).toMatch(/\bnpm run check && .*\bvitest run --coverage\b/);
+  expect(scripts.test).toMatch(/\bnpm run (?:--silent )?check && .*\bvitest run --coverage\b/);
   for (const path of manifests.slice(1)) expect(manifest(path).scripts?.typecheck).toMatch(/\btsc\b/);
 });
 

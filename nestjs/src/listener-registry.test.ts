@@ -1,5 +1,5 @@
 import { Injectable, Scope } from '@nestjs/common';
-import { OnEvent } from '@nestjs/event-emitter';
+import { EventEmitter2, OnEvent } from '@nestjs/event-emitter';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
 import { OnBackedEvent } from './on-backed-event.js';
@@ -89,4 +89,21 @@ test('the digest of the listeners stays with their names and changes with them',
   expect(digest).toMatch(/^[0-9a-f]{64}$/);
   expect(await digestWith(BillingUnderAnotherClassName)).toBe(digest);
   expect(await digestWith(BillingUnderAnotherName)).not.toBe(digest);
+});
+
+@Injectable()
+class Failing {
+  @OnBackedEvent(EVENT)
+  createBill(): void {
+    throw new Error('not suppressed');
+  }
+}
+
+test('a backed listener is an @OnEvent whose errors are not suppressed', async () => {
+  const trial = await startTrial(database.url, [Failing]);
+  try {
+    await expect(trial.app.get(EventEmitter2).emitAsync(EVENT, {})).rejects.toThrow('not suppressed');
+  } finally {
+    await trial.stop();
+  }
 });

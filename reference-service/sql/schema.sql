@@ -28,3 +28,6 @@ create table mentor_payable_ledgers (
 -- From a session to its bills, and windows of bills.
 create index mentor_payable_ledgers_session_id on mentor_payable_ledgers (session_id);
 create index mentor_payable_ledgers_created_at on mentor_payable_ledgers (created_at);
+
+-- From a bill to the row that reverses it.
+create index mentor_payable_ledgers_reverses_id on mentor_payable_ledgers (reverses_id);

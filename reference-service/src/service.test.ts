@@ -88,6 +88,8 @@ describe('a request that cannot be served is refused with what is wrong', () => 
     ['an amount no number holds exactly', { ...session, amountMinor: 2 ** 53 }, 'amountMinor'],
     ['a currency that is none', { ...session, currency: 'eur' }, 'currency'],
     ['an id that is no UUID', { ...session, id: CANARY }, 'id'],
+    ['a NUL in a name', { ...session, mentorId: `${CANARY}\u0000` }, 'mentorId'],
+    ['a lone surrogate in a name', { ...session, contractId: `${CANARY}\ud800` }, 'contractId'],
     ['an unknown field', { ...session, [CANARY]: CANARY }, 'unknown field'],
     ['a list', [CANARY], 'body'],
     ['no JSON', `{"mentorId": "${CANARY}`, 'valid JSON'],
@@ -111,17 +113,25 @@ describe('a request that cannot be served is refused with what is wrong', () => 
   });
 });
 
-test('a payload that Postgres refuses ends in an answer without it, and in a log line without it', async () => {
-  // A NUL passes every check of a text; only Postgres refuses it, with an error whose message quotes the row.
+test('a row that Postgres refuses ends in an answer without it, and in a log line without it', async () => {
+  // The error of the database quotes the whole row, and that of the query builder every parameter.
+  await database.query('alter table sessions add constraint no_tests check (contract_id <> $$refused$$)');
   const answer = await service.post('/sessions', {
-    contractId: 'c',
-    mentorId: `${CANARY}\u0000`,
+    contractId: 'refused',
+    mentorId: CANARY,
     amountMinor: 1,
     currency: 'EUR',
   });
+  await database.query('alter table sessions drop constraint no_tests');
   expect(answer.status).toBe(500);
   expect(answer.body).toEqual({ statusCode: 500, message: 'Internal Server Error' });
-  await eventually('the line', () => service.output().includes('Request failed'));
+  const line = await eventually('the line', () =>
+    service
+      .output()
+      .split('\n')
+      .find((text) => text.includes('Request failed')),
+  );
+  expect(JSON.parse(line)).toMatchObject({ status: 500, err: { code: '23514', at: expect.any(Array) } });
   expect(service.output()).not.toContain(CANARY);
 });
 

@@ -28,7 +28,7 @@ async function completeSlowly(service: ServiceProcess, ms: number): Promise<stri
 
 test('SIGTERM waits for the listeners in work, bills them, and ends with exit code 0', async () => {
   const service = await startService(database.url);
-  const ids = await Promise.all([completeSlowly(service, 700), completeSlowly(service, 700)]);
+  const ids = [await completeSlowly(service, 3_000), await completeSlowly(service, 1_000)];
   service.signal('SIGTERM');
   expect(await service.exited).toEqual({ code: 0, signal: null });
   for (const id of ids) {

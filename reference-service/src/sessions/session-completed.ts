@@ -5,7 +5,8 @@ export const SESSION_COMPLETED = 'services.session.completed.v1';
 
 /** What the event says: all that billing needs, so that a replay days later reads nothing else. */
 export const sessionCompleted = z.object({
-  sessionId: z.uuid(),
+  // Any uuid that Postgres takes: ids made by hash functions carry no RFC version.
+  sessionId: z.guid(),
   contractId: z.string().min(1),
   mentorId: z.string().min(1),
   amountMinor: z.int().min(0),

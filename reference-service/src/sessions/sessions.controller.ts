@@ -5,10 +5,17 @@ import { Validated } from '../http-refusals.js';
 import type { Session } from '../tables.js';
 import { SessionService } from './session-service.js';
 
+/** A name as other systems give it. Postgres takes no NUL in a text, and no lone surrogate in an event's payload. */
+const name = z
+  .string()
+  .min(1)
+  .max(200)
+  .refine((text) => text.isWellFormed() && !text.includes('\u0000'), 'a character that cannot be stored');
+
 const newSession = z.strictObject({
-  id: z.uuid().optional(),
-  contractId: z.string().min(1).max(200),
-  mentorId: z.string().min(1).max(200),
+  id: z.guid().optional(),
+  contractId: name,
+  mentorId: name,
   amountMinor: z.int().min(0),
   currency: z.string().regex(/^[A-Z]{3}$/, 'three capital letters, such as EUR'),
 });

@@ -59,10 +59,8 @@ export class Intake {
   /** One cycle. Says whether it found work, and whether the walk has come to its end. */
   async cycle(): Promise<{ readonly found: boolean; readonly walkEnded: boolean }> {
     const before = this.#found();
-    const reclaimed = await reclaimExpiredClaims(this.#database, RECLAIM_LIMIT);
-    this.#counts.reclaimed += reclaimed.reclaimed;
-    this.#counts.unfinished += reclaimed.unfinished;
-    if (!this.#settings.looksForMore) return { found: reclaimed.reclaimed > 0, walkEnded: true };
+    await this.reclaim();
+    if (!this.#settings.looksForMore) return { found: this.#found() > before, walkEnded: true };
     const { installation, runId } = this.#settings;
     await takeOpenRequests(
       { database: this.#database, logger: this.#logger, events: this.#events, installation, runId },
@@ -76,6 +74,13 @@ export class Intake {
     if (walkEnded) this.#newest = page.last ?? this.#newest;
     this.#walk = walkEnded ? firstCursor(this.#events.idType) : (page.last ?? this.#walk);
     return { found: this.#found() > before, walkEnded };
+  }
+
+  /** Makes due again what somebody claimed who is gone. */
+  async reclaim(): Promise<void> {
+    const { reclaimed, unfinished } = await reclaimExpiredClaims(this.#database, RECLAIM_LIMIT);
+    this.#counts.reclaimed += reclaimed;
+    this.#counts.unfinished += unfinished;
   }
 
   /** Ends the requests whose last event this run has settled. */

@@ -55,7 +55,7 @@ export interface Publisher {
 }
 
 /** The client waits this much longer than the service was given: its answer has to travel. */
-const ANSWER_MARGIN_MS = 5_000;
+const ANSWER_MARGIN_MS = 2_000;
 const CONNECT_TIMEOUT_MS = 5_000;
 /** Below the 5 s after which Node's own server closes an idle connection. */
 const KEEP_ALIVE_MS = 4_000;

@@ -272,6 +272,17 @@ export const reclaimExpiredClaims = async (
     return { reclaimed: rows.length, unfinished: rows.filter((row) => row.unfinished).length };
   });
 
+/** Milliseconds until the last claim that anybody holds runs out; nothing where nobody holds any. */
+export const readLongestLease = async (database: Database): Promise<number | undefined> =>
+  await database.read(async (transaction) => {
+    const [row] = await transaction.query<{ left_ms: number | null }>(
+      `-- event-replay: readLongestLease
+       SELECT (extract(epoch FROM max(lease_until) - statement_timestamp()) * 1000)::double precision AS left_ms
+         FROM replay_events WHERE status = 'claimed'`,
+    );
+    return row?.left_ms ?? undefined;
+  });
+
 export interface Claim {
   readonly token: string;
   readonly claimedBy: string;

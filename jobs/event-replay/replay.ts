@@ -13,7 +13,7 @@ import { type CallEnd, type Decision, decide, type Policy } from './decide.ts';
 import type { EventsTable } from './events-table.ts';
 import type { Intake } from './intake.ts';
 import type { CallResult, EventAnswer, Publisher } from './publisher.ts';
-import { NO_CLEAR_ANSWER, startCalls, unparkForListeners, unparkProbe } from './queries.ts';
+import { NO_CLEAR_ANSWER, readLongestLease, startCalls, unparkForListeners, unparkProbe } from './queries.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface ReplaySettings {
@@ -62,6 +62,8 @@ const UNPARK_PORTION = 5_000;
 const PASSES_WITHOUT_PROGRESS = 3;
 /** Waits end here even when nobody rings, so that a missed ring costs a second and not a run. */
 const LONGEST_WAIT_MS = 1_000;
+/** Past the end of a lease, so that the statement that looks for ended ones meets it. */
+const LEASE_END_MARGIN_MS = 20;
 
 export class Replay {
   readonly #settings: ReplaySettings;
@@ -84,6 +86,7 @@ export class Replay {
   #suspectInFlight = false;
   #trial = false;
   #failure: unknown;
+  #lookedAround = false;
   #walkEnded = false;
   /** Grows whenever something happened after which a claim may find more. */
   #changes = 0;
@@ -94,6 +97,7 @@ export class Replay {
   #lastCall: CallResult | undefined;
   #probedAt = Number.NEGATIVE_INFINITY;
   #outages = 0;
+  #othersAwaited = false;
 
   constructor(settings: ReplaySettings, context: ReplayContext) {
     this.#settings = settings;
@@ -140,6 +144,8 @@ export class Replay {
   async #feed(): Promise<ReplayEnd> {
     let passesWithoutProgress = 0;
     let settledBefore = -1;
+    // What is oldest is known only when the first page has been looked at.
+    while (!this.#lookedAround && !this.#mustStop()) await this.#news.wait(LONGEST_WAIT_MS);
     while (!this.#mustStop()) {
       if (this.#context.publisher.endpoint() === 'down') {
         await this.#sitOutOutage();
@@ -210,7 +216,7 @@ export class Replay {
         await this.#news.wait(LONGEST_WAIT_MS);
         return false;
       }
-      return !(await this.#probeForListeners());
+      return !(await this.#probeForListeners()) && !(await this.#awaitOthers());
     }
     if (!(await this.#probeForListeners())) await this.#news.wait(this.#settings.pollMs);
     return false;
@@ -281,7 +287,7 @@ export class Replay {
   #dispatch(): void {
     const { lanes } = this.#settings;
     while (this.#inFlight < lanes && this.#maySend()) {
-      const suspect = this.#suspectInFlight ? undefined : this.#suspects.shift();
+      const suspect = this.#mayTrySuspect() ? this.#suspects.shift() : undefined;
       if (suspect !== undefined) {
         this.#suspectInFlight = true;
         this.#run(this.#sendAlone(suspect));
@@ -291,6 +297,12 @@ export class Replay {
       if (call === undefined) return;
       this.#run(this.#send(call));
     }
+  }
+
+  /** After a first answer, where there can be one: only that tells trouble of the event from trouble of the endpoint. */
+  #mayTrySuspect(): boolean {
+    if (this.#suspectInFlight) return false;
+    return this.#answeredCalls > 0 || (this.#ready.length === 0 && this.#inFlight === 0);
   }
 
   #maySend(): boolean {
@@ -499,6 +511,27 @@ export class Replay {
     return (await unparkProbe(this.#context.database)) > 0;
   }
 
+  /**
+   * What a killed run had claimed comes back when its leases run out: a once-run waits for that, one lease at most
+   * (a replica that is alive renews its own), so that it is not left for the next schedule.
+   */
+  async #awaitOthers(): Promise<boolean> {
+    const { database, intake, counts, stop } = this.#context;
+    const leftMs = this.#othersAwaited ? undefined : await readLongestLease(database);
+    if (leftMs === undefined) return false;
+    this.#othersAwaited = true;
+    const before = counts.reclaimed;
+    await delay(
+      Math.min(Math.max(leftMs, 0), this.#settings.claims.leaseMs) + LEASE_END_MARGIN_MS,
+      undefined,
+      {
+        signal: stop,
+      },
+    ).catch(() => undefined);
+    await intake.reclaim();
+    return counts.reclaimed > before;
+  }
+
   /** Runs beside the lanes, on a connection of its own: a large backlog holds up no call. */
   async #takeIn(): Promise<void> {
     const { intake, stop } = this.#context;
@@ -508,7 +541,8 @@ export class Replay {
       while (!this.#mustStop() && !ended.aborted) {
         const { found, walkEnded } = await intake.cycle();
         this.#walkEnded ||= walkEnded;
-        if (found || walkEnded) this.#changed();
+        if (found || walkEnded || !this.#lookedAround) this.#changed();
+        this.#lookedAround = true;
         if (this.#settings.mode === 'once') {
           if (walkEnded) return;
           continue;

@@ -1,0 +1,181 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { type Bench, openBench } from '../../test/event-replay/bench.ts';
+import { normalizeIds } from './events-table.ts';
+
+let bench: Bench;
+beforeAll(async () => {
+  bench = await openBench();
+});
+afterEach(async () => await bench.reset());
+afterAll(async () => await bench.close());
+
+const sent = () => bench.endpoint.calls.flatMap((call) => call.eventIds);
+const script = async (text: string) => await bench.database.query(text);
+
+describe('ids', () => {
+  const big = ['9007199254740993', '9223372036854775807', '-5'];
+  it.each([
+    ['uuid', ['0B0E7A1C-0000-4000-8000-00000000000F', '00000000-0000-0000-0000-000000000000']],
+    ['bigint', big],
+    ['integer', ['2147483647', '-1']],
+    ['text', ["it's", 'a"b', 'Ärger ☕', '--;', 'e-1']],
+    ['varchar(50)', ['v1']],
+  ])('of the type %s are sent as the database writes them', async (type, ids) => {
+    await script(`CREATE SCHEMA IF NOT EXISTS "Odd Schema"; GRANT USAGE ON SCHEMA "Odd Schema" TO counterfoil_jobs;
+      CREATE TABLE "Odd Schema"."Event.Backups" (event_id ${type} PRIMARY KEY, event_name text, payload jsonb,
+        status text DEFAULT 'pending', created_at timestamptz DEFAULT now() - interval '1 hour');
+      GRANT SELECT ON "Odd Schema"."Event.Backups" TO counterfoil_jobs`);
+    try {
+      for (const id of ids) {
+        await bench.database.query(
+          'INSERT INTO "Odd Schema"."Event.Backups" (event_id, event_name) VALUES ($1, $2)',
+          [id, 'n'],
+        );
+      }
+      const settings = { CF_EVENTS_TABLE: '"Odd Schema"."Event.Backups"' };
+      const run = await bench.run(settings);
+      expect(run.exitCode, run.log).toBe(0);
+      const written = ids.map((id) => (type === 'uuid' ? id.toLowerCase() : id));
+      expect(sent().sort()).toEqual([...written].sort());
+      expect(await bench.statuses()).toEqual({ done: ids.length });
+      // Named by a person, in a form of their own.
+      const named = await bench.run({
+        ...settings,
+        CF_EVENT_IDS: `${ids[0]},not-an-id,99999999999999999999`,
+      });
+      expect(named.record.counts).toMatchObject({ processed: 0, already_processed: 1 });
+    } finally {
+      await script('DROP SCHEMA "Odd Schema" CASCADE');
+    }
+  });
+
+  it('are read in the form of their type, each once', () => {
+    expect(normalizeIds(['007', '7', '9223372036854775808', 'x', ''], 'bigint')).toEqual(['7']);
+    expect(normalizeIds(['A0000000-0000-0000-0000-000000000000', 'nonsense'], 'uuid')).toEqual([
+      'a0000000-0000-0000-0000-000000000000',
+    ]);
+    expect(normalizeIds(['a', 'a', 'b'], 'text')).toEqual(['a', 'b']);
+  });
+});
+
+describe('payloads', () => {
+  it('of 1 MB, or with escapes that break naive readers, are never touched', async () => {
+    await bench.addEvents([
+      { id: 'large', payload: { text: 'x'.repeat(1_000_000) } },
+      { id: 'escapes', payload: { text: '\\u0000 \\ud800 "quoted" \\\\' } },
+      { id: 'scalar', payload: 7 },
+    ]);
+    const run = await bench.run();
+    expect(run.record.counts).toMatchObject({ processed: 3 });
+  });
+
+  it('are not even readable where no order is asked for: the column is not needed', async () => {
+    await bench.addEvents(2);
+    await script(`REVOKE SELECT ON event_backups FROM counterfoil_jobs;
+      GRANT SELECT (event_id, event_name, status, created_at) ON event_backups TO counterfoil_jobs`);
+    try {
+      expect((await bench.run()).record.counts).toMatchObject({ processed: 2 });
+      const ordered = await bench.run({ CF_AGGREGATE_KEY: 'contractId' });
+      expect(ordered.record).toMatchObject({ failure_id: 'grant_missing' });
+      expect(ordered.record.message).toContain(
+        'GRANT SELECT ON "public"."event_backups" TO counterfoil_jobs',
+      );
+    } finally {
+      await script('GRANT SELECT ON event_backups TO counterfoil_jobs');
+    }
+  });
+});
+
+describe('times', () => {
+  it('without a time zone are read in the zone of the service, whatever zone the server is in', async () => {
+    await script(`ALTER DATABASE ${bench.database.name} SET timezone = 'Asia/Kathmandu'`);
+    await script(
+      `INSERT INTO event_backups (event_id, event_name, payload, created_at)
+       VALUES ('young', 'n', '{}', (now() - interval '50 seconds') AT TIME ZONE 'America/Sao_Paulo'),
+              ('old', 'n', '{}', (now() - interval '70 seconds') AT TIME ZONE 'America/Sao_Paulo')`,
+    );
+    try {
+      await bench.run({ CF_SERVICE_TIME_ZONE: 'America/Sao_Paulo' });
+      expect(sent()).toEqual(['old']);
+      const [row] = await bench.database.query<{ age: number }>(
+        `SELECT extract(epoch FROM now() - event_created_at)::double precision AS age FROM counterfoil.replay_events`,
+      );
+      expect(row?.age).toBeGreaterThan(69);
+      expect(row?.age).toBeLessThan(100);
+    } finally {
+      await script(`ALTER DATABASE ${bench.database.name} RESET timezone`);
+    }
+  });
+
+  it('are refused in a zone that the database does not know', async () => {
+    const run = await bench.run({ CF_SERVICE_TIME_ZONE: 'Mars/Olympus' });
+    expect(run.exitCode).toBe(2);
+    expect(run.record).toMatchObject({ failure_id: 'settings_invalid' });
+  });
+});
+
+describe('what is missing', () => {
+  const refused = async (settings: Record<string, string>, failureId: string, mend: string) => {
+    const run = await bench.run(settings);
+    expect(run.exitCode, run.log).toBe(2);
+    expect(run.record).toMatchObject({ outcome: 'refused', failure_id: failureId });
+    expect(run.record.message).toContain(mend);
+  };
+
+  it('is said by name: a table', async () => {
+    await refused({ CF_EVENTS_TABLE: 'nowhere.at_all' }, 'table_missing', 'nowhere.at_all');
+    await refused({ CF_EVENTS_TABLE: 'a.b.c' }, 'settings_invalid', 'CF_EVENTS_TABLE');
+    await refused({ CF_EVENTS_TABLE: 'a"b' }, 'settings_invalid', 'CF_EVENTS_TABLE');
+    await refused({ CF_EVENTS_TABLE: '"a' }, 'settings_invalid', 'CF_EVENTS_TABLE');
+  });
+
+  it('is said by name: a column, or a type that cannot be used', async () => {
+    await script(`CREATE TABLE no_status (event_id text, event_name text, created_at timestamptz);
+      CREATE TABLE odd_id (event_id jsonb, event_name text, status text, created_at timestamptz);
+      GRANT SELECT ON no_status, odd_id TO counterfoil_jobs`);
+    await refused(
+      { CF_EVENTS_TABLE: 'no_status' },
+      'column_missing',
+      'ALTER TABLE "public"."no_status" ADD COLUMN status',
+    );
+    await refused({ CF_EVENTS_TABLE: 'odd_id' }, 'column_missing', 'text, uuid or bigint');
+    await script('DROP TABLE no_status, odd_id');
+  });
+
+  it('is said by name: a grant, on the table or on its schema', async () => {
+    await script(`CREATE SCHEMA closed; CREATE TABLE closed.events (LIKE event_backups);
+      GRANT SELECT ON closed.events TO counterfoil_jobs`);
+    await refused(
+      { CF_EVENTS_TABLE: 'closed.events' },
+      'grant_missing',
+      'GRANT USAGE ON SCHEMA "closed" TO counterfoil_jobs',
+    );
+    await script('DROP SCHEMA closed CASCADE');
+    await script('REVOKE SELECT ON event_backups FROM counterfoil_jobs');
+    await refused({}, 'grant_missing', 'GRANT SELECT ON "public"."event_backups" TO counterfoil_jobs');
+    await script('GRANT SELECT ON event_backups TO counterfoil_jobs');
+  });
+
+  it('is no table of deliveries: then age alone decides', async () => {
+    await bench.addEvents(1);
+    const run = await bench.run({ CF_DELIVERIES_TABLE: 'none_here' });
+    expect(run.record.counts).toMatchObject({ processed: 1 });
+    expect(run.log).toContain('age alone decides');
+    await script('REVOKE SELECT ON event_deliveries FROM counterfoil_jobs');
+    expect((await bench.run()).log).toContain('age alone decides');
+    await script('GRANT SELECT ON event_deliveries TO counterfoil_jobs');
+    await script(
+      'CREATE TABLE untimed (event_id text, lease_until timestamp); GRANT SELECT ON untimed TO counterfoil_jobs',
+    );
+    expect((await bench.run({ CF_DELIVERIES_TABLE: 'untimed' })).log).toContain('age alone decides');
+  });
+
+  it('is any right to write to the service: Postgres refuses it to this role', async () => {
+    const [rights] = await bench.database.query(
+      `SELECT has_table_privilege('counterfoil_jobs', 'event_backups', 'INSERT, UPDATE, DELETE, TRUNCATE') AS events,
+              has_table_privilege('counterfoil_jobs', 'event_deliveries', 'INSERT, UPDATE, DELETE, TRUNCATE') AS deliveries,
+              has_table_privilege('counterfoil_jobs', 'counterfoil.audit', 'UPDATE, DELETE, TRUNCATE') AS audit`,
+    );
+    expect(rights).toEqual({ events: false, deliveries: false, audit: false });
+  });
+});

@@ -1,0 +1,208 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { type Bench, openBench } from '../../test/event-replay/bench.ts';
+import { claimDueEventsText } from './queries.ts';
+
+let bench: Bench;
+beforeAll(async () => {
+  bench = await openBench();
+});
+afterEach(async () => await bench.reset());
+afterAll(async () => await bench.close());
+
+const sent = () => bench.endpoint.calls.flatMap((call) => call.eventIds);
+
+/** Puts `count` events there that replay has parked; they stay pending in the service's table for ever. */
+async function addParked(count: number): Promise<void> {
+  await bench.database.query(
+    `INSERT INTO event_backups (event_id, event_name, payload, status, created_at)
+     SELECT 'parked' || i, 'n', '{}', 'pending', (now() AT TIME ZONE 'UTC') - interval '30 days' + i * interval '1 second'
+       FROM generate_series(1, $1::integer) AS i`,
+    [count],
+  );
+  await bench.database.query(
+    `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at,
+                                            next_attempt_at)
+     SELECT 'parked' || i, 'n', now() - interval '30 days', 'parked', 'attempts_exhausted', now(),
+            now() - interval '30 days'
+       FROM generate_series(1, $1::integer) AS i`,
+    [count],
+  );
+  await bench.database.query('ANALYZE counterfoil.replay_events, event_backups');
+}
+
+describe('100,000 parked events', () => {
+  it('hold up neither the intake nor the claim', async () => {
+    await addParked(100_000);
+    await bench.addEvents(300);
+    const run = await bench.run();
+    expect(run.record).toMatchObject({
+      outcome: 'succeeded',
+      counts: { taken_in: 300, processed: 300, reopened: 0 },
+    });
+    expect(new Set(sent()).size).toBe(300);
+
+    // What is due stands in an index of its own: few pages, and none of the parked rows among them.
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, next_attempt_at)
+       SELECT 'due' || i, 'n', now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, 1000) AS i`,
+    );
+    await bench.database.query('BEGIN');
+    await bench.database.query('SET LOCAL search_path = counterfoil');
+    const [explained] = await bench.database.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
+      `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${claimDueEventsText}`,
+      ['00000000-0000-0000-0000-000000000001', 'test', 60_000, 200, true],
+    );
+    await bench.database.query('ROLLBACK');
+    const nodes = allNodes(
+      (explained as { 'QUERY PLAN': { Plan: PlanNode }[] })['QUERY PLAN'][0]?.Plan as PlanNode,
+    );
+    const pick = nodes.find((node) => node['Index Name'] === 'replay_events_due');
+    expect(pick).toMatchObject({ 'Actual Rows': 200 });
+    expect(pick?.['Rows Removed by Filter'] ?? 0).toBe(0);
+    expect(nodes.map((node) => node['Node Type'])).not.toContain('Seq Scan');
+    // 200 rows: each found, locked, changed and entered in its indexes; nothing that grows with what is parked.
+    expect(Number(nodes[0]?.['Shared Hit Blocks']) + Number(nodes[0]?.['Shared Read Blocks'])).toBeLessThan(
+      200 * 25,
+    );
+  });
+
+  it('are not looked through again when all that is due waits for later', async () => {
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, next_attempt_at)
+       SELECT 'waiting' || i, 'n', now() - interval '1 day', now() + interval '1 hour' FROM generate_series(1, 20000) AS i`,
+    );
+    await bench.database.query('ANALYZE counterfoil.replay_events');
+    await bench.database.query('BEGIN');
+    await bench.database.query('SET LOCAL search_path = counterfoil');
+    const [explained] = await bench.database.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
+      `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${claimDueEventsText}`,
+      ['00000000-0000-0000-0000-000000000001', 'test', 60_000, 200, true],
+    );
+    await bench.database.query('ROLLBACK');
+    const [top] = allNodes(
+      (explained as { 'QUERY PLAN': { Plan: PlanNode }[] })['QUERY PLAN'][0]?.Plan as PlanNode,
+    );
+    expect(Number(top?.['Shared Hit Blocks']) + Number(top?.['Shared Read Blocks'])).toBeLessThan(20);
+  });
+});
+
+interface PlanNode {
+  readonly 'Node Type': string;
+  readonly 'Index Name'?: string;
+  readonly 'Actual Rows'?: number;
+  readonly 'Rows Removed by Filter'?: number;
+  readonly 'Shared Hit Blocks'?: number;
+  readonly 'Shared Read Blocks'?: number;
+  readonly Plans?: readonly PlanNode[];
+}
+
+const allNodes = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(allNodes)];
+
+describe('requests', () => {
+  const ask = async (scope: unknown, reason = 'an incident') => {
+    const [row] = await bench.database.query<{ id: string }>(
+      `INSERT INTO counterfoil.requests (kind, scope, reason) VALUES ('replay', $1::jsonb, $2) RETURNING id`,
+      [JSON.stringify(scope), reason],
+    );
+    return row?.id ?? '';
+  };
+  const request = async (id: string) => {
+    const [row] = await bench.database.query<{ status: string; result: unknown }>(
+      'SELECT status, result FROM counterfoil.requests WHERE id = $1',
+      [id],
+    );
+    return row;
+  };
+
+  it('take in the named events whatever their age, and take up those that were parked', async () => {
+    await bench.addEvents([
+      { id: 'young', ageSeconds: 1 },
+      { id: 'parked' },
+      { id: 'other-parked' },
+      { id: 'processed', status: 'processed' },
+      { id: 'leased' },
+    ]);
+    await bench.database.query(
+      `INSERT INTO event_deliveries (event_id, listener, status, lease_owner, lease_until, attempts)
+       VALUES ('leased', 'l', 'running', 'pod', now() + interval '1 minute', 1)`,
+    );
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at,
+                                              handler_attempts)
+       SELECT id, 'n', now(), 'parked', 'attempts_exhausted', now(), 5 FROM unnest(ARRAY['parked', 'other-parked']) AS id`,
+    );
+    const id = await ask({ event_ids: ['young', 'parked', 'processed', 'leased', 'nowhere'] });
+    const run = await bench.run();
+    expect(sent().sort()).toEqual(['parked', 'young']);
+    expect(await request(id)).toEqual({
+      status: 'done',
+      result: {
+        asked: 5,
+        taken_in: 1,
+        unparked: 1,
+        already_due: 0,
+        not_pending: 1,
+        leased: 1,
+        unknown: 1,
+        done: 2,
+        parked: 0,
+      },
+    });
+    expect(await bench.status('parked')).toMatchObject({
+      status: 'done',
+      handler_attempts: 1,
+      request_id: id,
+    });
+    expect(await bench.status('other-parked')).toMatchObject({ status: 'parked' });
+    expect(run.record.counts).toMatchObject({ requests: 1, unparked: 1 });
+    const [audit] = await bench.database.query(
+      'SELECT action, reason, actor, counts FROM counterfoil.audit WHERE request_id = $1',
+      [id],
+    );
+    expect(audit).toMatchObject({
+      action: 'replay request',
+      reason: 'an incident',
+      actor: 'counterfoil_jobs',
+      counts: { done: 2 },
+    });
+  });
+
+  it('take in a range, from its begin up to but without its end, and leave the parked ones parked', async () => {
+    await bench.database.query('ALTER TABLE event_backups ADD COLUMN IF NOT EXISTS published_hash text');
+    const at = (minute: number) => new Date(Date.UTC(2026, 10, 1, 12, minute)).toISOString();
+    await bench.database.query(
+      `INSERT INTO event_backups (event_id, event_name, payload, created_at, published_hash)
+       SELECT 'm' || m, 'n', '{}', timestamp '2026-11-01 12:00' + m * interval '1 minute',
+              CASE WHEN m % 2 = 0 THEN 'even' ELSE 'odd' END
+         FROM generate_series(0, 9) AS m`,
+    );
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at)
+       VALUES ('m4', 'n', now(), 'parked', 'attempts_exhausted', now())`,
+    );
+    const id = await ask({ from: at(2), to: at(8), published_hash: 'even' });
+    await bench.run({ CF_GRACE_SECONDS: '86400', CF_LIMIT: '0' });
+    const bad = await ask({ from: at(2), to: 'yesterday' });
+    await bench.run({ CF_GRACE_SECONDS: '86400' });
+    const [{ taken }] = (await bench.database.query(
+      `SELECT array_agg(event_id ORDER BY event_id) AS taken FROM counterfoil.replay_events WHERE request_id = $1`,
+      [id],
+    )) as [{ taken: string[] }];
+    expect(taken).toEqual(['m2', 'm6']);
+    expect(await request(id)).toMatchObject({ status: 'done', result: { pending: 3, taken_in: 2, done: 2 } });
+    expect(await request(bad)).toMatchObject({ status: 'refused' });
+  });
+
+  it('are ended by a later run where an event of theirs has to wait', async () => {
+    await bench.addEvents([{ id: 'slow', ageSeconds: 1 }]);
+    bench.endpoint.handle = () => ({ outcome: 'failed' });
+    const id = await ask({ event_ids: ['slow'] });
+    await bench.run();
+    expect(await request(id)).toMatchObject({ status: 'taken' });
+    bench.endpoint.handle = () => undefined;
+    await bench.database.query('UPDATE counterfoil.replay_events SET next_attempt_at = now()');
+    await bench.run();
+    expect(await request(id)).toMatchObject({ status: 'done', result: { taken_in: 1, done: 1, parked: 0 } });
+    expect(await bench.status('slow')).toMatchObject({ handler_attempts: 2 });
+  });
+});

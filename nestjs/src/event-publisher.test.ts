@@ -184,6 +184,16 @@ describe('publish refuses', () => {
   });
 });
 
+test('a callback that fails after the commit undoes nothing and holds up no event', async () => {
+  const eventId = await trial.publisher.transaction(async (tx) => {
+    tx.afterCommit(() => {
+      throw new Error('too late to matter');
+    });
+    return await trial.publisher.publish(tx, { name: EVENT, payload: {} });
+  });
+  await eventually('processed', () => isProcessed(database, eventId));
+});
+
 test('an id that exists already is refused by the table, and its first event stays as it is', async () => {
   const eventId = 'event-published-twice';
   const publish = (payload: unknown) =>

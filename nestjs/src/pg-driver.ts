@@ -21,6 +21,7 @@ export class TransactionOverError extends Error {
   }
 }
 
+const logger = new Logger('CounterfoilDatabase');
 const guardedPools = new WeakSet<Pool>();
 
 /**
@@ -30,7 +31,6 @@ const guardedPools = new WeakSet<Pool>();
 function guardPool(pool: Pool): void {
   if (guardedPools.has(pool)) return;
   guardedPools.add(pool);
-  const logger = new Logger('CounterfoilDatabase');
   const onLost = (error: Error): void =>
     logger.warn({ message: 'A database connection was lost', error: errorCode(error) });
   pool.on('error', onLost);
@@ -83,17 +83,17 @@ export function pgDriver<Handle>(
     run,
     async transaction(work) {
       const client = await pool.connect();
-      let broken: Error | undefined;
       const tx = new PgTransaction<Handle | PoolClient>(client, handle ? handle(client) : client);
+      let callbacks: (() => void)[];
+      let result: Awaited<ReturnType<typeof work>>;
+      let broken: Error | undefined;
       try {
         await client.query('begin');
-        const result = await work(tx);
-        // The callbacks are taken before COMMIT is sent, so that nothing can be added that no commit covers.
-        const callbacks = tx.end();
+        result = await work(tx);
+        // Taken before COMMIT is sent, so that nothing can be added that no commit covers.
+        callbacks = tx.end();
         const answer = await client.query('commit');
         if (answer.command !== 'COMMIT') throw new CommitRefusedError();
-        for (const callback of callbacks) callback();
-        return result;
       } catch (error) {
         tx.end();
         // A client that cannot even roll back is thrown away; the caller sees the error that came first.
@@ -104,6 +104,17 @@ export function pgDriver<Handle>(
       } finally {
         client.release(broken);
       }
+      for (const callback of callbacks) runAfterCommit(callback);
+      return result;
     },
   };
+}
+
+/** The commit stands whatever a callback does: its error must not look like that of the transaction. */
+function runAfterCommit(callback: () => void): void {
+  try {
+    callback();
+  } catch (error) {
+    logger.error({ message: 'A callback failed after the commit', error: errorCode(error) });
+  }
 }

@@ -240,13 +240,13 @@ describe('the outcome is', () => {
     const slow = gate();
     bill = () => slow.opened;
     const startedAt = performance.now();
-    expect(await replayOne(eventId, { deadlineMs: 300 })).toEqual({
+    expect(await replayOne(eventId, { deadlineMs: 2_000 })).toEqual({
       eventId,
       outcome: 'outcome_unknown',
       retryable: true,
       error: 'deadline',
     });
-    expect(performance.now() - startedAt).toBeLessThan(300);
+    expect(performance.now() - startedAt).toBeLessThan(2_000);
     expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'in_flight', retryable: true });
     slow.open();
     await eventually('processed', () => isProcessed(database, eventId));

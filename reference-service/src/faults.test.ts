@@ -29,10 +29,11 @@ async function completeUnder(service: ServiceProcess, fault: string, more: objec
   return id;
 }
 
-async function replay(service: ServiceProcess, sessionId: string): Promise<string[]> {
+async function replay(service: ServiceProcess, sessionId: string, times = 1): Promise<string[]> {
   const eventIds = (await events(database, sessionId)).map(({ id }) => id);
-  const { body } = await service.admin('/admin/events/replay', { eventIds });
-  return body.results.map(({ outcome }: { outcome: string }) => outcome);
+  const ask = () => service.admin('/admin/events/replay', { eventIds });
+  const answers = await Promise.all(Array.from({ length: times }, ask));
+  return answers.flatMap(({ body }) => body.results.map(({ outcome }: { outcome: string }) => outcome));
 }
 
 /** The service's lines about what it did, without those of its start. */
@@ -66,10 +67,10 @@ describe('a fault leaves the trace of the bad release it stands for', () => {
   test('slow: the bill comes late', async () => {
     const service = await start();
     const before = performance.now();
-    const id = await completeUnder(service, 'slow', { ms: 500 });
+    const id = await completeUnder(service, 'slow', { ms: 3_000 });
     expect(await bills(database, id)).toEqual([]);
     await eventually('processed', () => isProcessed(database, id));
-    expect(performance.now() - before).toBeGreaterThan(500);
+    expect(performance.now() - before).toBeGreaterThan(3_000);
   });
 
   test('bill_twice and bill_wrong: the service believes that it did right', async () => {
@@ -119,8 +120,7 @@ describe('a process killed', () => {
     expect(await bills(database, id)).toEqual([]);
 
     const next = await start();
-    const outcomes = await Promise.all([replay(next, id), replay(next, id), replay(next, id)]);
-    expect(outcomes.flat()).toContain('processed');
+    expect(await replay(next, id, 3)).toContain('processed');
     expect(await bills(database, id)).toHaveLength(1);
     expect(await replay(next, id)).toEqual(['already_processed']);
     expect(await bills(database, id)).toHaveLength(1);

@@ -15,7 +15,7 @@ export default defineConfig({
       reporter: ['text-summary', 'json-summary', 'html'],
     },
     projects: [
-      { test: { name: 'jobs', include: ['jobs/**/*.test.ts', 'scripts/**/*.test.ts'], ...postgres } },
+      { test: { name: 'jobs', include: ['{jobs,scripts,test/docs}/**/*.test.ts'], ...postgres } },
       {
         test: {
           name: 'service',

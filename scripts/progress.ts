@@ -17,7 +17,7 @@ export function createProgress(steps: number, stream: NodeJS.WriteStream = proce
       const draw = () => {
         const filled = Math.round(share * BAR_WIDTH);
         const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled);
-        stream.write(`\r\x1b[2K${bar} ${label}`);
+        stream.write(`\r\x1b[2K${bar} ${label} (${Math.round((Date.now() - startedAt) / 1_000)} s)`);
       };
       const timer = stream.isTTY ? setInterval(draw, 100) : undefined;
       if (stream.isTTY) draw();

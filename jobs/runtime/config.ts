@@ -32,7 +32,8 @@ export const seconds = (initial: number, min: number, max: number) =>
   count(initial, min, max).transform((value) => value * 1000);
 
 /** A text that has to be there and not empty. */
-export const required = () => z.string({ error: 'is required' }).min(1, 'must not be empty');
+export const required = () =>
+  z.string({ error: 'is required' }).min(1, { error: 'must not be empty', abort: true });
 
 /** A text that may be left out; an empty one counts as left out, since Kubernetes cannot unset a variable. */
 export const optional = () =>

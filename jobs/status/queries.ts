@@ -20,7 +20,7 @@ export const readFindingGroups = async (transaction: Transaction): Promise<Findi
      SELECT check_name, kind, cause, status, currency, count(*)::integer AS findings,
             sum(CASE WHEN kind = 'missing' THEN expected_minor
                      WHEN kind = 'orphan' THEN actual_minor
-                     ELSE abs(actual_minor - expected_minor) END)::text AS at_risk_minor,
+                     ELSE abs(actual_minor - expected_minor) END)::numeric(40, 0)::text AS at_risk_minor,
             min(coalesce(fact_at, first_seen_at)) AS oldest_at
        FROM discrepancies
       WHERE status IN ('suspected', 'open', 'acknowledged')

@@ -49,13 +49,18 @@ export function renderScreen(status: Status, installation: string, colour: boole
 }
 
 function heading(status: Status, installation: string, paint: Paint): string[] {
-  const open = total(status.findings.filter((group) => group.status === 'open'));
+  const openGroups = status.findings.filter((group) => group.status === 'open');
+  const open = total(openGroups);
   const verdict = {
     clean: paint(['bold', 'green'], 'CLEAN  every fact looked at has its bill'),
     unverified: paint(['bold', 'yellow'], 'NOT VERIFIED  no check has run to its end yet'),
     open: paint(['bold', 'red'], `${open} OPEN ${open === 1 ? 'DISCREPANCY' : 'DISCREPANCIES'}`),
   }[status.verdict];
-  return [`counterfoil · ${installation} · ${utc(status.at)}`, verdict];
+  return [
+    `counterfoil · ${installation} · ${utc(status.at)}`,
+    verdict,
+    ...(open === 0 ? [] : [`Money at risk: ${moneyAtRisk(openGroups)}`]),
+  ];
 }
 
 function frozen(status: Status, paint: Paint): string[] {
@@ -86,10 +91,37 @@ function findings(status: Status, paint: Paint): string[] {
   ];
 }
 
-/** Minor units with their currency; "unknown" where no amounts are compared, never 0. */
+/** The money in open findings, per currency. What is not known is named, and never counted as 0. */
+function moneyAtRisk(groups: readonly FindingGroup[]): string {
+  const sums = new Map<string, bigint>();
+  let unknown = 0;
+  for (const group of groups) {
+    if (group.at_risk_minor === null || group.currency === null) unknown += group.findings;
+    else sums.set(group.currency, (sums.get(group.currency) ?? 0n) + BigInt(group.at_risk_minor));
+  }
+  const parts = [...sums].sort().map(([currency, minor]) => inCurrency(minor, currency));
+  if (unknown > 0) parts.push(`unknown for ${unknown}`);
+  return parts.join(', ');
+}
+
 function money(group: FindingGroup): string {
-  if (group.at_risk_minor === null) return 'unknown';
-  return `${group.at_risk_minor} ${group.currency ?? 'of unknown currency'} (minor units)`;
+  if (group.at_risk_minor === null || group.currency === null) return 'unknown';
+  return inCurrency(BigInt(group.at_risk_minor), group.currency);
+}
+
+/** Minor units as people write them: 214130 EUR cents are 2,141.30 EUR. */
+function inCurrency(minor: bigint, currency: string): string {
+  const digits = fractionDigits(currency);
+  if (digits === undefined) return `${minor} ${currency} (minor units)`;
+  const text = String(minor).padStart(digits + 1, '0');
+  const whole = BigInt(text.slice(0, text.length - digits)).toLocaleString('en');
+  return `${whole}${digits === 0 ? '' : `.${text.slice(-digits)}`} ${currency}`;
+}
+
+/** Digits of the minor unit by ISO 4217; nothing for a text that is no currency code. */
+function fractionDigits(currency: string): number | undefined {
+  if (!/^[A-Z]{3}$/.test(currency)) return undefined;
+  return new Intl.NumberFormat('en', { style: 'currency', currency }).resolvedOptions().maximumFractionDigits;
 }
 
 function machine(status: Status, paint: Paint): string[] {

@@ -127,7 +127,8 @@ describe('the screen', () => {
     const { text } = await show();
     const order = [
       '1 OPEN DISCREPANCY',
-      'money at risk',
+      'Money at risk',
+      'how many',
       'In the last hour',
       'What the machine is doing',
       'Does it need you?  Yes',
@@ -137,7 +138,7 @@ describe('the screen', () => {
     const places = order.map((words) => text.indexOf(words));
     expect(places).toEqual([...places].sort((a, b) => a - b));
     expect(places[0]).toBeGreaterThan(-1);
-    expect(text).toContain('4200 EUR');
+    expect(text).toContain('Money at risk: 42.00 EUR');
     expect(text).toContain('1 × no event was ever written');
     expect(text).toContain('billing-reconciliation tail: succeeded');
   });
@@ -145,7 +146,9 @@ describe('the screen', () => {
   it('says that the money is unknown, and never 0, where no amounts are compared', async () => {
     await addCheck();
     await addFinding({ kind: 'missing', key: '["1"]', cause: 'event_pending' });
-    expect((await show()).text).toMatch(/event_pending +unknown/);
+    const { text } = await show();
+    expect(text).toMatch(/event_pending +unknown/);
+    expect(text).toContain('Money at risk: unknown for 1');
   });
 
   it('keeps currencies apart and counts what is too much for a wrong amount', async () => {
@@ -154,8 +157,17 @@ describe('the screen', () => {
     await addFinding({ kind: 'amount', key: '["2"]', expected: 100, actual: 90, currency: 'EUR' });
     await addFinding({ kind: 'orphan', key: '["3"]', actual: 500, currency: 'JPY' });
     const { text } = await show();
-    expect(text).toContain('40 EUR');
-    expect(text).toContain('500 JPY');
+    expect(text).toContain('0.40 EUR');
+    expect(text).toContain('Money at risk: 0.40 EUR, 500 JPY');
+  });
+
+  it('shows minor units where the currency is not one that has a known number of digits', async () => {
+    await addCheck();
+    await addFinding({ kind: 'orphan', key: '["1"]', actual: 1_234_567, currency: 'points' });
+    await addFinding({ kind: 'orphan', key: '["2"]', actual: 1_234_567, currency: 'KWD' });
+    const { text } = await show();
+    expect(text).toContain('1234567 points (minor units)');
+    expect(text).toContain('1,234.567 KWD');
   });
 
   it('leaves to the machine what replay mends by itself', async () => {

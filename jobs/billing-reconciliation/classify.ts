@@ -5,7 +5,6 @@
 import type { EventsTable } from '../checks/inspect.ts';
 import type { Check } from '../checks/parse.ts';
 import type { Statement } from '../checks/window-sql.ts';
-import { quoteIdentifier } from '../runtime/database.ts';
 import { type Instant, parseInstant } from './instant.ts';
 
 export type Cause =
@@ -137,11 +136,6 @@ function zoneOf(search: EventSearch): string | undefined {
   return search.table.relation.columns.get('created_at')?.base === 'timestamp without time zone'
     ? search.timeZone
     : undefined;
-}
-
-/** The expression index that makes the look-up independent of time, as a statement for a person. */
-export function expressionIndex(table: EventsTable, payloadKey: string): string {
-  return `CREATE INDEX CONCURRENTLY ON ${table.relation.name} ((${quoteIdentifier('payload')} ->> '${payloadKey}'));`;
 }
 
 export const parseOldest = (at: string | null | undefined): Instant | undefined =>

@@ -4,7 +4,7 @@
  */
 export type Instant = bigint;
 
-export const MICROSECONDS_PER_MS = 1000n;
+const MICROSECONDS_PER_MS = 1000n;
 
 const FORM =
   /^(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,6}))?)?(Z|[+-]\d{2}(?::?\d{2})?)$/;

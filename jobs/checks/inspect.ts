@@ -379,6 +379,7 @@ async function hasIndex(
 interface PlanNode {
   readonly 'Node Type': string;
   readonly 'Index Cond'?: string;
+  readonly 'Index Name'?: string;
   readonly Filter?: string;
   readonly 'Join Filter'?: string;
   readonly Plans?: readonly PlanNode[];
@@ -446,9 +447,22 @@ async function planUsesIndex(
   const scanned = nodes.filter(
     (node) => node['Node Type'].includes('Scan') && node['Node Type'] !== 'CTE Scan',
   );
-  const served = scanned.some((node) => everyMark.every((one) => node['Index Cond']?.includes(one)));
+  const serving = scanned.filter((node) => everyMark.every((one) => node['Index Cond']?.includes(one)));
   const crawls = nodes.some((node) => node.Filter?.includes(mark) || node['Join Filter']?.includes(mark));
-  return (served && !crawls) || scanned.length === 0;
+  const led: boolean[] = [];
+  for (const node of serving) led.push(await leadsBy(transaction, node));
+  return !crawls && led.every(Boolean) && (led.length > 0 || scanned.length === 0);
+}
+
+/** Whether the index begins with what is sought: one that only contains it is read from end to end. */
+async function leadsBy(transaction: Transaction, node: PlanNode): Promise<boolean> {
+  const [index] = await transaction.query<{ leading: string }>(
+    `-- billing-reconciliation: leadsBy
+     SELECT pg_get_indexdef(oid, 1, true) AS leading FROM pg_class
+      WHERE relname = $1::text AND relkind IN ('i', 'I')`,
+    [node['Index Name'] ?? ''],
+  );
+  return index !== undefined && node['Index Cond']?.includes(`${index.leading} `) === true;
 }
 
 const flatten = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(flatten)];

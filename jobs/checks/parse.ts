@@ -104,43 +104,18 @@ const event = z.strictObject({
   match: z.record(payloadKey, column).default({}),
 });
 
-const check = z
-  .strictObject({
-    name: z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be a lower-case name with dashes'),
-    facts: z.strictObject(side),
-    ledger: z.strictObject({ ...side, reverses: reverses.nullable().default(null) }),
-    cardinality: z.enum(['one', 'at_least_one', 'net_sum']).default('one'),
-    tolerance: perCurrency(z.number().int().min(0)).default({ default: 0, byCurrency: {} }),
-    event: event.nullable().default(null),
-    since: since.nullable().default(null),
-    // Below a second the start of a transaction may not yet be visible to us.
-    grace: duration('10m', 1000),
-    lookback: duration('24h', 1000),
-  })
-  .superRefine((given, context) => {
-    const problem = (path: (string | number)[], message: string) =>
-      context.addIssue({ code: 'custom', path, message });
-    if (given.facts.key.length !== given.ledger.key.length)
-      problem(['ledger', 'key'], 'must have as many columns as facts.key');
-    if (given.event !== null && given.event.key.length !== given.facts.key.length)
-      problem(['event', 'key'], 'must have as many payload keys as facts.key has columns');
-    for (const name of ['facts', 'ledger'] as const) {
-      const { amount: declared, currency } = given[name];
-      if (declared !== null && currency === null && Object.keys(declared.scale.byCurrency).length > 0)
-        problem([name, 'currency'], 'is required where the scale differs by currency');
-      if (given.cardinality === 'net_sum' && declared === null)
-        problem([name, 'amount'], 'is required with cardinality net_sum');
-    }
-    if (
-      Object.keys(given.tolerance.byCurrency).length > 0 &&
-      given.facts.currency === null &&
-      given.ledger.currency === null
-    )
-      problem(['tolerance'], 'needs a currency on one side to differ by currency');
-    if (given.cardinality === 'at_least_one' && given.ledger.reverses !== null)
-      if ('sign' in given.ledger.reverses)
-        problem(['ledger', 'reverses'], 'a sign column goes with cardinality one or net_sum');
-  });
+const check = z.strictObject({
+  name: z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be a lower-case name with dashes'),
+  facts: z.strictObject(side),
+  ledger: z.strictObject({ ...side, reverses: reverses.nullable().default(null) }),
+  cardinality: z.enum(['one', 'at_least_one', 'net_sum']).default('one'),
+  tolerance: perCurrency(z.number().int().min(0)).default({ default: 0, byCurrency: {} }),
+  event: event.nullable().default(null),
+  since: since.nullable().default(null),
+  // Below a second the start of a transaction may not yet be visible to us.
+  grace: duration('10m', 1000),
+  lookback: duration('24h', 1000),
+});
 
 /** A declared check, with every default filled in; durations in milliseconds. */
 export type Check = z.output<typeof check>;
@@ -211,7 +186,10 @@ export function parseChecks(declared: unknown): readonly Check[] {
     if (!parsed.success) {
       for (const issue of parsed.error.issues)
         problems.push(`${name}: ${where(issue.path)}${describe(issue)}`);
-    } else if (checks.some((other) => other.name === parsed.data.name)) {
+      continue;
+    }
+    problems.push(...contradictions(parsed.data).map((problem) => `${name}: ${problem}`));
+    if (checks.some((other) => other.name === parsed.data.name)) {
       problems.push(`${name}: is declared twice`);
     } else {
       checks.push(parsed.data);
@@ -237,6 +215,28 @@ function where(path: readonly PropertyKey[]): string {
   return `${text.replace(/^\./, '')}: `;
 }
 
+/** Parts that are fine one by one and mean nothing together. */
+function contradictions(given: Check): string[] {
+  const problems: string[] = [];
+  const { facts, ledger, event: published, cardinality, tolerance } = given;
+  if (facts.key.length !== ledger.key.length)
+    problems.push('ledger.key: must have as many columns as facts.key');
+  if (published !== null && published.key.length !== facts.key.length)
+    problems.push('event.key: must have as many payload keys as facts.key has columns');
+  for (const [name, { amount: money, currency }] of Object.entries({ facts, ledger })) {
+    if (money !== null && currency === null && Object.keys(money.scale.byCurrency).length > 0)
+      problems.push(`${name}.currency: is required where the scale differs by currency`);
+    if (cardinality === 'net_sum' && money === null)
+      problems.push(`${name}.amount: is required with cardinality net_sum`);
+  }
+  const currencies = [facts.currency, ledger.currency];
+  if (Object.keys(tolerance.byCurrency).length > 0 && currencies.every((column) => column === null))
+    problems.push('tolerance: needs a currency on one side to differ by currency');
+  if (cardinality === 'at_least_one' && ledger.reverses !== null && 'sign' in ledger.reverses)
+    problems.push('ledger.reverses: a sign column goes with cardinality one or net_sum');
+  return problems;
+}
+
 /** The rule that was broken, in words that cannot quote what was given. */
 function describe(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
@@ -251,7 +251,7 @@ function describe(issue: z.core.$ZodIssue): string {
     case 'too_big':
       return 'is too long or too large';
     case 'invalid_union':
-      return issue.message === 'Invalid input' ? 'has an unknown op' : issue.message;
+      return issue.message.startsWith('Invalid') ? 'is not one of the known forms' : issue.message;
     case 'invalid_key':
       return 'has a key of the wrong form';
     default:

@@ -447,7 +447,8 @@ describe('a server of its own', () => {
   test('with no connection left is waited for, and named when the time is up', async () => {
     const holders = await Promise.all(
       Array.from({ length: 6 }, async () => {
-        const holder = openDatabase(server.url, { poolSize: 1 });
+        // Connections of the test before may still be on their way out.
+        const holder = openDatabase(server.url, { poolSize: 1, retryMs: 30_000 });
         await holder.read(async () => undefined);
         return holder;
       }),

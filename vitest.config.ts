@@ -19,7 +19,7 @@ export default defineConfig({
       {
         test: {
           name: 'service',
-          include: ['nestjs/**/*.test.ts', 'reference-service/**/*.test.ts'],
+          include: ['nestjs/**/*.test.ts', 'reference-service/**/*.test.ts', 'test/journeys/**/*.test.ts'],
           ...postgres,
         },
       },

@@ -163,13 +163,19 @@ export function startChild(environment: Record<string, string>): Child {
 /** Starts the job in this process; `stop` is what SIGTERM does to it and to nothing else here. */
 export function startInProcess(environment: Record<string, string>): {
   readonly ended: Promise<{ exitCode: number; log: string }>;
+  /** What it has logged so far. */
+  log(): string;
   stop(): void;
 } {
   const before = new Set(process.listeners('SIGTERM'));
-  const ended = runInProcess(environment);
+  let written = '';
+  const ended = runInProcess(environment, (line) => {
+    written += line;
+  });
   const own = process.listeners('SIGTERM').filter((listener) => !before.has(listener));
   return {
     ended,
+    log: () => written,
     stop() {
       for (const listener of own) listener('SIGTERM');
     },
@@ -188,6 +194,7 @@ export async function eventually(isSo: () => Promise<boolean>, withinMs = 20_000
 /** Runs the job as its main.ts does, and keeps what it logs. */
 export async function runInProcess(
   environment: Record<string, string>,
+  onLine: (line: string) => void = () => undefined,
 ): Promise<{ exitCode: number; log: string }> {
   let log = '';
   const exitCode = await runJob(eventReplayJob, {
@@ -195,6 +202,7 @@ export async function runInProcess(
     logDestination: {
       write: (line: string) => {
         log += line;
+        onLine(line);
       },
     },
     exit: () => undefined,

@@ -70,11 +70,14 @@ test('an event given to billing a second time finds the same ledger row, and the
   const { body } = await service.admin('/admin/events/replay', { eventIds: [again] });
   expect(body.results).toEqual([{ eventId: again, outcome: 'processed' }]);
   expect(await bills(database, id)).toEqual([bill]);
-  const line = service
-    .output()
-    .split('\n')
-    .find((text) => text.includes('billed already') && text.includes(id));
-  expect(JSON.parse(line ?? '{}')).toMatchObject({ sessionId: id, ledgerId: Number(bill?.id) });
+  const lineAboutIt = () =>
+    service
+      .output()
+      .split('\n')
+      .find((text) => text.includes('billed already') && text.includes(id));
+  // The answer may arrive before the line that was written first.
+  await eventually('logged', async () => lineAboutIt() !== undefined);
+  expect(JSON.parse(lineAboutIt() ?? '{}')).toMatchObject({ sessionId: id, ledgerId: Number(bill?.id) });
 });
 
 describe('a request that cannot be served is refused with what is wrong', () => {

@@ -53,6 +53,7 @@ export class Claims {
   readonly #renewal: NodeJS.Timeout;
   #renewing: Promise<void> = Promise.resolve();
   #healthy = true;
+  #written = 0;
   #outcomes: { event: HeldEvent; outcome: OutcomeRow }[] = [];
   #recording: Promise<void> | undefined;
   #recordTimer: NodeJS.Timeout | undefined;
@@ -78,6 +79,11 @@ export class Claims {
   /** False while leases cannot be prolonged: then nothing new may be claimed. */
   get healthy(): boolean {
     return this.#healthy;
+  }
+
+  /** Outcomes that were written to rows that were ours. */
+  get written(): number {
+    return this.#written;
   }
 
   /** How many outcomes wait to be written. */
@@ -179,6 +185,7 @@ export class Claims {
             waiting.map(({ outcome }) => outcome),
           ),
         );
+        this.#written += written.size;
         const lost = waiting.filter(({ outcome }) => !written.has(outcome.event_id));
         this.#giveUp(lost, 'outcomes were not written: their claims have gone to someone else');
         waiting = [];

@@ -1,11 +1,11 @@
 /** The real process, killed or told to stop at each gap between claim, call and record. */
 
-import { Client } from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import {
   type Bench,
   type Child,
   eventually,
+  holdUp,
   openBench,
   startChild,
   startInProcess,
@@ -74,18 +74,6 @@ const isBlocked = async () =>
     )
   ).length > 0;
 
-/** A session of its own that holds something up until it is let go. */
-async function holdUp(statement: string): Promise<() => Promise<void>> {
-  const client = new Client({ connectionString: bench.database.url });
-  await client.connect();
-  await client.query('BEGIN');
-  await client.query(statement);
-  return async () => {
-    await client.query('ROLLBACK');
-    await client.end();
-  };
-}
-
 /** Makes every change of an event for which `when` is true wait for an advisory lock that a test may hold. */
 const GATE = 4711;
 async function withGate(when: string, work: () => Promise<void>): Promise<void> {
@@ -126,7 +114,7 @@ describe('kill -9', () => {
   it('after the claim, before any call: nothing was sent, and all comes back', async () => {
     await bench.addEvents(100);
     await withGate("old.status = 'claimed' AND new.call_started_at IS NOT NULL", async () => {
-      const letGo = await holdUp(`SELECT pg_advisory_xact_lock(${GATE})`);
+      const letGo = await holdUp(bench.database.url, `SELECT pg_advisory_xact_lock(${GATE})`);
       const child = start();
       await eventually(isBlocked);
       await kill(child);
@@ -166,7 +154,7 @@ describe('kill -9', () => {
   it('while outcomes are being written', async () => {
     await withGate(isRecorded, async () => {
       await bench.addEvents(100);
-      const letGo = await holdUp(`SELECT pg_advisory_xact_lock(${GATE})`);
+      const letGo = await holdUp(bench.database.url, `SELECT pg_advisory_xact_lock(${GATE})`);
       const child = start();
       await eventually(isBlocked);
       await kill(child);
@@ -308,7 +296,7 @@ describe('SIGTERM', () => {
   it('during a claim: gives back what it brings', async () => {
     await bench.addEvents(50);
     await withGate(isClaimed, async () => {
-      const letGo = await holdUp(`SELECT pg_advisory_xact_lock(${GATE})`);
+      const letGo = await holdUp(bench.database.url, `SELECT pg_advisory_xact_lock(${GATE})`);
       const run = startInProcess(bench.environment(small));
       await eventually(isBlocked);
       run.stop();
@@ -323,7 +311,7 @@ describe('SIGTERM', () => {
   it('during a record: writes it to its end', async () => {
     await withGate(isRecorded, async () => {
       await bench.addEvents(10);
-      const letGo = await holdUp(`SELECT pg_advisory_xact_lock(${GATE})`);
+      const letGo = await holdUp(bench.database.url, `SELECT pg_advisory_xact_lock(${GATE})`);
       const run = startInProcess(bench.environment(small));
       await eventually(isBlocked);
       run.stop();
@@ -332,5 +320,43 @@ describe('SIGTERM', () => {
       expect(exitCode, log).toBe(0);
       expect(await bench.statuses()).toEqual({ done: 10 });
     });
+  });
+});
+
+describe('a freeze', () => {
+  it('stops a continuous run while it lasts, and no longer', async () => {
+    const run = startInProcess(bench.environment({ ...small, CF_MODE: 'continuous' }));
+    await bench.addEvents([{ id: 'before' }]);
+    await eventually(async () => (await bench.statuses()).done === 1);
+    await bench.database.query(
+      `INSERT INTO counterfoil.freezes (reason, frozen_until) VALUES ('a rollback', now() + interval '1 hour')`,
+    );
+    await eventually(async () => run.log().includes('frozen: nothing is sent'));
+    await bench.addEvents([{ id: 'during' }]);
+    await bench.database.query('UPDATE counterfoil.freezes SET released_at = now()');
+    await eventually(async () => (await bench.statuses()).done === 2);
+    run.stop();
+    expect((await run.ended).exitCode).toBe(0);
+  });
+});
+
+describe('writes that lead nowhere', () => {
+  it('end a single run instead of letting it turn in circles', async () => {
+    await bench.addEvents([{ id: 'stubborn' }]);
+    bench.endpoint.misbehave = (_asked, response) => {
+      const results = [{ eventId: 'stubborn', outcome: 'processed' }];
+      response.end(JSON.stringify({ serviceVersion: '1', listenersDigest: 'd', results }));
+      return true;
+    };
+    // Whatever is written, the event is due again at once: a defect that nobody foresaw.
+    await bench.database.query(`
+      CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        new.status := 'due'; new.claim_token := NULL; new.lease_until := NULL; RETURN new; END $$;
+      CREATE TRIGGER undo BEFORE UPDATE ON counterfoil.replay_events FOR EACH ROW
+        WHEN (new.call_started_at IS NOT NULL) EXECUTE FUNCTION undo()`);
+    const run = await bench.run(small);
+    await bench.database.query('DROP TRIGGER undo ON counterfoil.replay_events; DROP FUNCTION undo()');
+    expect(run.record).toMatchObject({ outcome: 'partial', message: expect.stringContaining('circles') });
+    expect(bench.endpoint.calls.length).toBeLessThanOrEqual(4);
   });
 });

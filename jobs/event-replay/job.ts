@@ -21,6 +21,8 @@ const TOUCH_EVERY_MS = 15_000;
 const AUDIT_EVERY_MS = 3_600_000;
 /** Part of the shutdown time that is kept for writing outcomes and giving claims back. */
 const SHUTDOWN_MARGIN = 0.25;
+/** How soon a run notices that it was frozen. */
+const FREEZE_LOOK_MS = 2_000;
 /** Pause of a continuous run after a failure that may pass. */
 const FAILURE_PAUSE_MS = 1_000;
 
@@ -138,10 +140,18 @@ async function runContinuously(
   const { settings, signal, logger } = context;
   const leaseMs = settings.CF_LEASE_SECONDS;
   const audit = auditor(context, counts);
+  let frozen = false;
   const auditing = setInterval(() => void audit(), AUDIT_EVERY_MS);
   try {
     while (!signal.aborted) {
       try {
+        if (await context.isFrozen()) {
+          if (!frozen) logger.warn('frozen: nothing is sent until the freeze is released');
+          frozen = true;
+          await delay(FREEZE_LOOK_MS, undefined, { signal }).catch(() => undefined);
+          continue;
+        }
+        frozen = false;
         const lease = await context.lease('event-replay', { ttlMs: leaseMs, waitMs: leaseMs });
         if (lease === undefined) continue;
         try {
@@ -201,6 +211,15 @@ async function session(
     },
     counts,
   );
+  const halt = new AbortController();
+  const watching = setInterval(() => {
+    context.isFrozen().then(
+      (frozen) => {
+        if (frozen) halt.abort();
+      },
+      (error: unknown) => logger.warn({ err: error }, 'could not look for a freeze'),
+    );
+  }, FREEZE_LOOK_MS);
   const replay = new Replay(
     {
       mode: settings.CF_MODE,
@@ -227,11 +246,20 @@ async function session(
         recordSize: settings.CF_CLAIM_SIZE,
       },
     },
-    { database, logger, events, publisher, intake, counts, stop: AbortSignal.any([signal, lost]) },
+    {
+      database,
+      logger,
+      events,
+      publisher,
+      intake,
+      counts,
+      stop: AbortSignal.any([signal, lost, halt.signal]),
+    },
   );
   try {
     return await replay.run();
   } finally {
+    clearInterval(watching);
     await publisher.close();
   }
 }

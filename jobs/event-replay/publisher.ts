@@ -195,6 +195,8 @@ function readAnswer(text: string, eventIds: readonly string[]): CallResult {
     // A failure that does not say whether a retry helps gets one: the budget bounds it.
     answers.set(eventId, { outcome, retryable: retryable ?? true, error: classOrCode(error) });
   }
+  // An answer that says nothing of any event is trouble of the endpoint, and not of each event.
+  if (answers.size === 0) return { kind: 'unclear', code: 'answer_empty' };
   return {
     kind: 'answered',
     serviceVersion: parsed.data.serviceVersion,

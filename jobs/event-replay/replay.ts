@@ -157,7 +157,7 @@ export class Replay {
         await this.#room.wait(LONGEST_WAIT_MS);
         continue;
       }
-      if (!this.#claims.healthy || this.#ready.length >= 2 * this.#settings.lanes) {
+      if (!this.#claims.healthy || this.#ready.length >= this.#settings.lanes) {
         await this.#room.wait(LONGEST_WAIT_MS);
         continue;
       }
@@ -574,7 +574,7 @@ export class Replay {
     this.#trial = true;
     try {
       await this.#admit(events);
-      while (this.#isBusy()) {
+      while (this.#isBusy() && !this.#mustStop()) {
         this.#claims.recordNow();
         await this.#room.wait(LONGEST_WAIT_MS);
       }
@@ -633,8 +633,11 @@ export class Replay {
 
   /** Keeps the first failure; the rest of the run only tidies up. */
   #fail(error: unknown): void {
-    if (this.#failure === undefined) this.#failure = error;
-    else this.#context.logger.warn({ err: error }, 'a further failure while the run was ending');
+    const first = this.#failure;
+    if (first === undefined) this.#failure = error;
+    // The other lanes meet the same refusal: it is said once.
+    else if (!(error instanceof RunFailure && first instanceof RunFailure && error.id === first.id))
+      this.#context.logger.warn({ err: error }, 'a further failure while the run was ending');
     this.#ringAll();
   }
 
@@ -658,9 +661,9 @@ export class Replay {
     );
   }
 
-  /** Events that this run has brought to a decision. */
+  /** Events that this run has brought forward in the table: only that is progress. */
   #settled(): number {
-    const { processed, already_processed, gone, waiting, parked } = this.#context.counts;
-    return processed + already_processed + gone + waiting + parked;
+    const { already_processed, gone } = this.#context.counts;
+    return this.#claims.written + already_processed + gone;
   }
 }

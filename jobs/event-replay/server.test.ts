@@ -1,7 +1,6 @@
 /** What becomes of a run when the database server itself is in trouble. */
-import { Client } from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
-import { eventually, startInProcess } from '../../test/event-replay/bench.ts';
+import { eventually, startInProcess, takeAllConnections } from '../../test/event-replay/bench.ts';
 import { startTestEndpoint, TEST_TOKEN, type TestEndpoint } from '../../test/event-replay/endpoint.ts';
 import { type OwnServer, startOwnServer } from '../../test/event-replay/own-server.ts';
 
@@ -82,20 +81,11 @@ describe('a server without a free connection', () => {
       superuser_reserved_connections: '3',
     });
     await addEvents(server, 20);
-    const others: Client[] = [];
-    try {
-      for (;;) {
-        const client = new Client({ connectionString: server.jobsUrl });
-        client.on('error', () => undefined);
-        await client.connect();
-        others.push(client);
-      }
-    } catch (error) {
-      expect((error as { code?: string }).code).toBe('53300');
-    }
+    const others = await takeAllConnections(server.jobsUrl);
+    expect(others.code).toBe('53300');
     const run = startInProcess(environment({ CF_DATABASE_RETRY_SECONDS: '20' }));
     await eventually(async () => run.log().includes('53300'));
-    await Promise.all(others.map((client) => client.end()));
+    await others.free();
     const { exitCode, log } = await run.ended;
     expect(exitCode, log).toBe(0);
     expect(service.finished.size).toBe(20);

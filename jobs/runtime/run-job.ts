@@ -42,6 +42,8 @@ export interface RunContext<Shape extends SettingsShape> {
     name: string,
     options: { readonly ttlMs: number; readonly waitMs: number },
   ): Promise<Lease | undefined>;
+  /** Whether a freeze began since the run did, that is not its own: a run that lasts has to ask. */
+  isFrozen(): Promise<boolean>;
   /** Shows in `job_runs` that the run is alive. Does nothing for a run without a record. */
   touch(counts: RunCounts): Promise<void>;
 }
@@ -169,6 +171,9 @@ async function runWithRecord<Shape extends SettingsShape>(
               const lease = await acquireLease(database, logger, { name, holder: runId, signal, ...request });
               if (lease !== undefined) leases.push(lease);
               return lease;
+            },
+            async isFrozen() {
+              return hasState && (await findFreeze(database, settings.CF_FREEZE_ID)) !== undefined;
             },
             async touch(counts) {
               shown = counts;

@@ -1,6 +1,7 @@
 /** What the tests of event-replay share: a database with events, an endpoint, and a run in this process. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
+import { Client } from 'pg';
 import { eventReplayJob } from '../../jobs/event-replay/job.ts';
 import { runJob } from '../../jobs/runtime/run-job.ts';
 import { createTestDatabase, type TestDatabase } from '../postgres/database.ts';
@@ -132,6 +133,34 @@ export async function openBench(): Promise<Bench> {
     },
   };
   return bench;
+}
+
+/** A session of its own that holds something up until it is let go. */
+export async function holdUp(url: string, statement: string): Promise<() => Promise<void>> {
+  const client = new Client({ connectionString: url });
+  await client.connect();
+  await client.query('BEGIN');
+  await client.query(statement);
+  return async () => {
+    await client.query('ROLLBACK');
+    await client.end();
+  };
+}
+
+/** Takes every connection that a login can get; gives the function that frees them and the server's last word. */
+export async function takeAllConnections(url: string): Promise<{ free(): Promise<void>; code: unknown }> {
+  const clients: Client[] = [];
+  for (;;) {
+    const client = new Client({ connectionString: url });
+    client.on('error', () => undefined);
+    try {
+      await client.connect();
+    } catch (error) {
+      const free = async () => void (await Promise.all(clients.map((taken) => taken.end())));
+      return { free, code: (error as { code?: unknown }).code };
+    }
+    clients.push(client);
+  }
 }
 
 /** The job in a process of its own, as a pod runs it. */

@@ -125,7 +125,7 @@ function messageOf(end: ReplayEnd): string {
     case 'limit_reached':
       return 'CF_LIMIT was reached: more may be due';
     case 'no_progress':
-      return 'claims led to nothing several times in a row: ended, so as not to turn in circles';
+      return 'claims led to nothing again and again: ended, so as not to turn in circles';
     case 'stopped':
       return 'stopped before all was done: what was not sent was given back';
   }

@@ -58,8 +58,6 @@ const FIRST_OUTAGE_PAUSE_MS = 1_000;
 /** How often one digest of listeners may take up what was parked: two versions may answer in turns. */
 const UNPARK_EVERY_MS = 60_000;
 const UNPARK_PORTION = 5_000;
-/** Claims in a row that led to nothing, before a run ends instead of turning in circles. */
-const PASSES_WITHOUT_PROGRESS = 3;
 /** Waits end here even when nobody rings, so that a missed ring costs a second and not a run. */
 const LONGEST_WAIT_MS = 1_000;
 /** Past the end of a lease, so that the statement that looks for ended ones meets it. */
@@ -142,7 +140,7 @@ export class Replay {
 
   /** Claims, starts and hands over to the lanes, until there is a reason to end. */
   async #feed(): Promise<ReplayEnd> {
-    let passesWithoutProgress = 0;
+    let claimedInVain = 0;
     let settledBefore = -1;
     // What is oldest is known only when the first page has been looked at.
     while (!this.#lookedAround && !this.#mustStop()) await this.#news.wait(LONGEST_WAIT_MS);
@@ -162,16 +160,15 @@ export class Replay {
         continue;
       }
       const changes = this.#changes;
-      const idleBefore = !this.#isBusy();
       const events = await this.#takeClaim();
       if (events.length === 0) {
         if (await this.#isEnd(changes)) return 'nothing_due';
         continue;
       }
       const settled = this.#settled();
-      passesWithoutProgress = idleBefore && settled === settledBefore ? passesWithoutProgress + 1 : 0;
+      claimedInVain = settled === settledBefore ? claimedInVain + events.length : 0;
       settledBefore = settled;
-      if (passesWithoutProgress >= PASSES_WITHOUT_PROGRESS && this.#settings.mode === 'once') {
+      if (claimedInVain > this.#mostInHand() && this.#settings.mode === 'once') {
         await this.#claims.release(events);
         return 'no_progress';
       }
@@ -653,6 +650,12 @@ export class Replay {
 
   #mustStop(): boolean {
     return this.#context.stop.aborted || this.#failure !== undefined;
+  }
+
+  /** More than can be claimed before a first outcome is written: beyond it, a run turns in circles. */
+  #mostInHand(): number {
+    const { lanes, batchSize, claimSize } = this.#settings;
+    return 2 * lanes * batchSize + 4 * claimSize;
   }
 
   #isBusy(): boolean {

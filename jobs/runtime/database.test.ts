@@ -315,6 +315,23 @@ describe('a connection lost during COMMIT', () => {
     expect(await marks('twice')).toBe(2);
   });
 
+  test('keeps its name when the run is told to stop before it is tried again', async () => {
+    const stop = new AbortController();
+    const proxy = await startProxy(test1.url, (chunk) => {
+      if (!isCommit(chunk)) return 'pass';
+      setTimeout(() => stop.abort(), 20);
+      return 'cut';
+    });
+    const database = openDatabase(proxy.url, { retryMs: 600_000 });
+    const work = database.transaction(
+      { repeatable: true, signal: stop.signal },
+      async (transaction) => await mark(transaction, 'stopped'),
+    );
+    expect(await failureOf(work)).toBe('database_unreachable');
+    await database.close();
+    await proxy.close();
+  });
+
   test('is tried again after a read', async () => {
     expect(await runThrough('cut', '', { access: 'read' })).toEqual({ calls: 2, failure: undefined });
   });

@@ -102,6 +102,11 @@ export class Database {
     });
   }
 
+  /** The Postgres schema of our own tables. */
+  get schema(): string {
+    return this.#settings.schema;
+  }
+
   /**
    * Runs `work` in one short transaction and commits it. Errors of the table in sqlstates.ts that may be
    * retried are, with jitter, until `retryMs` is used up; `work` must therefore have no effect but on the
@@ -119,19 +124,20 @@ export class Database {
       } catch (error) {
         const waitMs = Math.min(100 * 2 ** attempt, 5_000) * (0.5 + Math.random() / 2);
         const outcomeUnknown = error instanceof CommitOutcomeUnknown;
+        const cause = outcomeUnknown ? error.cause : error;
         const again = outcomeUnknown
           ? (options.repeatable ?? options.access === 'read')
           : mayRetry(error) && !this.#closed;
         if (!again || Date.now() + waitMs > deadline || options.signal?.aborted === true) {
-          throw toRunFailure(outcomeUnknown ? error.cause : error);
+          throw toRunFailure(cause);
         }
         this.#logger.warn(
-          { code: errorCode(error), attempt },
+          { code: errorCode(cause), attempt },
           'the database did not answer as it should: trying again',
         );
         await delay(waitMs, undefined, options.signal === undefined ? {} : { signal: options.signal }).catch(
           () => {
-            throw toRunFailure(error);
+            throw toRunFailure(cause);
           },
         );
       }

@@ -244,6 +244,13 @@ describe('the state schema', () => {
     expect(log[0]?.failureId).toBe('schema_absent');
   });
 
+  test('that the role may not use is no absent one: 2, with the statement that mends it', async () => {
+    await postgres.query('CREATE SCHEMA closed');
+    const { exitCode, log } = await run(async () => done, { CF_SCHEMA: 'closed' });
+    expect([exitCode, log[0]?.failureId]).toEqual([2, 'grant_missing']);
+    expect(log[0]?.msg).toContain('GRANT USAGE ON SCHEMA "closed" TO counterfoil_jobs;');
+  });
+
   test('that is older may still be on its way: 1', async () => {
     await setVersion(0, 0);
     const { exitCode, log } = await run(async () => done);

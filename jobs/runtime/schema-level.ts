@@ -1,4 +1,4 @@
-import type { Database } from './database.ts';
+import { type Database, quoteIdentifier } from './database.ts';
 import { RunFailure } from './failures.ts';
 
 /** The level of the state schema this code was written for: the number of its newest migration. */
@@ -11,14 +11,27 @@ export interface SchemaVersion {
   readonly minCompatibleCode: number;
 }
 
-/** How far the state schema is, or nothing where it has not been made. */
+/**
+ * How far the state schema is, or nothing where it has not been made.
+ * @throws RunFailure `grant_missing`
+ */
 export async function readSchemaVersion(database: Database): Promise<SchemaVersion | undefined> {
   return await database.read(async (transaction) => {
-    const [there] = await transaction.query<{ there: boolean }>(
+    const [found] = await transaction.query<{ there: boolean; usable: boolean | null; role: string }>(
       `-- runtime: readSchemaVersion (is it there)
-       SELECT to_regclass('schema_version') IS NOT NULL AS there`,
+       SELECT to_regclass('schema_version') IS NOT NULL AS there,
+              has_schema_privilege(to_regnamespace(quote_ident($1::text))::oid, 'USAGE') AS usable,
+              quote_ident(current_user) AS role`,
+      [database.schema],
     );
-    if (there?.there !== true) return undefined;
+    // Without USAGE its tables look as if they were not there.
+    if (found?.usable === false) {
+      throw new RunFailure(
+        'grant_missing',
+        `the role may not use the state schema: connect as one of the roles of jobs/schema/roles.sql and run the schema job, or: GRANT USAGE ON SCHEMA ${quoteIdentifier(database.schema)} TO ${found.role};`,
+      );
+    }
+    if (found?.there !== true) return undefined;
     const [row] = await transaction.query<{ level: number; min_compatible_code: number }>(
       `-- runtime: readSchemaVersion
        SELECT level, min_compatible_code FROM schema_version`,

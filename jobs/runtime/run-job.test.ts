@@ -154,6 +154,14 @@ describe('a run', () => {
     ]);
   });
 
+  test('that fails keeps the counts that it has shown', async () => {
+    await run(async ({ touch }) => {
+      await touch({ looked_at: 2 });
+      throw new RunFailure('lease_lost', 'lost');
+    });
+    expect((await records())[0]).toMatchObject({ outcome: 'failed', counts: { looked_at: 2 } });
+  });
+
   test('that met an error of Postgres says nothing of the row in log or record', async () => {
     const { text } = await run(async ({ database }) => {
       await database.read(async (transaction) => await transaction.query(`SELECT 'canary-in-a-value'::uuid`));
@@ -304,6 +312,32 @@ describe('a freeze', () => {
     await run(async () => done, { CF_FREEZE_ID: id });
     await run(async () => done, { CF_FREEZE_ID: String(Number(id) + 1) });
     expect((await records()).map((record) => record.outcome)).toEqual(['succeeded', 'skipped']);
+  });
+
+  test('that begins while a run lasts is seen by a run that asks; its owner does not mind it', async () => {
+    const answers: boolean[] = [];
+    await run(async ({ isFrozen }) => {
+      answers.push(await isFrozen());
+      const id = await freeze('1 hour');
+      answers.push(await isFrozen());
+      await run(
+        async (owner) => {
+          answers.push(await owner.isFrozen());
+          return done;
+        },
+        { CF_FREEZE_ID: id },
+      );
+      return done;
+    });
+    await run(
+      async ({ isFrozen }) => {
+        answers.push(await isFrozen());
+        return done;
+      },
+      {},
+      { hasState: () => false },
+    );
+    expect(answers).toEqual([false, true, false, false]);
   });
 
   test('that has run out or was released holds nobody up', async () => {

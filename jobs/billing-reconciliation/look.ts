@@ -35,6 +35,9 @@ import { type Range, ranIntoTimeLimit } from './windows.ts';
 /** How many keys one statement judges; each costs an index probe on both sides. */
 const KEYS_PER_STATEMENT = 500;
 
+/** Stands for "not looked", which is not the same as "none found". */
+const unsearched: ReadonlyMap<Discrepancy, EventRow> = new Map();
+
 export interface WindowRead {
   readonly facts: number;
   readonly ledger: number;
@@ -158,19 +161,40 @@ export class Look {
     return (JSON.parse(finding.key) as unknown[]).length === this.#plan.check.facts.key.length;
   }
 
+  /** The same discrepancies in the same order, with the causes of what is missing. */
   async #withCauses(discrepancies: readonly Discrepancy[]): Promise<readonly Discrepancy[]> {
-    const { event } = this.#plan.check;
-    const events = this.#events;
     const missing = discrepancies.filter(({ kind }) => kind === 'missing');
     if (missing.length === 0) return discrepancies;
-    const others = discrepancies.filter(({ kind }) => kind !== 'missing');
-    const unknown = missing.map((one): Discrepancy => ({ ...one, cause: 'unknown' }));
-    if (event === null || events === undefined) return [...others, ...unknown];
-    const keyed = unknown.filter(({ rowId }) => rowId === '');
+    const events = await this.#findEvents(missing.filter(({ rowId }) => rowId === ''));
+    const parked = await this.#parked([...events.values()].map(({ event_id: id }) => id));
+    const searched = this.#events !== undefined && this.#plan.check.event !== null && events !== unsearched;
+    const oldestKept =
+      searched && events.size < missing.length ? await this.#oldest(this.#events) : undefined;
+    return discrepancies.map((one) => {
+      if (one.kind !== 'missing') return one;
+      const row = events.get(one);
+      const event =
+        row === undefined
+          ? undefined
+          : { eventId: row.event_id, status: row.status, parked: parked.has(row.event_id) };
+      return {
+        ...one,
+        // A fact without key names no event: that none is found says nothing.
+        cause: causeOf(event, parseInstant(one.factAt), one.rowId === '' ? oldestKept : undefined),
+        eventId: row?.event_id ?? null,
+        publishedHash: row?.published_hash ?? null,
+      };
+    });
+  }
+
+  /** The event of each fact that has one; `unsearched` where that could not be found out. */
+  async #findEvents(facts: readonly Discrepancy[]): Promise<ReadonlyMap<Discrepancy, EventRow>> {
+    const { event } = this.#plan.check;
+    const events = this.#events;
+    if (event === null || events === undefined) return unsearched;
     const found = new Map<Discrepancy, EventRow>();
-    let complete = true;
-    for (let start = 0; start < keyed.length; start += KEYS_PER_STATEMENT) {
-      const batch = keyed.slice(start, start + KEYS_PER_STATEMENT);
+    for (let start = 0; start < facts.length; start += KEYS_PER_STATEMENT) {
+      const batch = facts.slice(start, start + KEYS_PER_STATEMENT);
       const wanted = batch.map((one) => ({ key: JSON.parse(one.key) as string[], at: one.factAt }));
       try {
         for (const row of await this.#rows<EventRow>(eventsOfFacts(events, event, wanted))) {
@@ -179,35 +203,14 @@ export class Look {
         }
       } catch (error) {
         if (!ranIntoTimeLimit(error)) throw error;
-        complete = false;
+        this.#context.logger.warn(
+          { check: this.#plan.check.name },
+          'the events of some facts could not be found in time, their cause stays unknown: make the expression index on the payload key',
+        );
+        return unsearched;
       }
     }
-    if (!complete) {
-      this.#context.logger.warn(
-        { check: this.#plan.check.name },
-        'the events of some facts could not be found in time: their cause stays unknown; see the expression index in the README',
-      );
-      return [...others, ...unknown];
-    }
-    const parked = await this.#parked([...found.values()].map(({ event_id: id }) => id));
-    const oldestKept = found.size === missing.length ? undefined : await this.#oldest(events);
-    return [
-      ...others,
-      ...unknown.map((one): Discrepancy => {
-        const row = found.get(one);
-        if (one.rowId !== '') return one;
-        const seen =
-          row === undefined
-            ? undefined
-            : { eventId: row.event_id, status: row.status, parked: parked.has(row.event_id) };
-        return {
-          ...one,
-          cause: causeOf(seen, parseInstant(one.factAt), oldestKept),
-          eventId: row?.event_id ?? null,
-          publishedHash: row?.published_hash ?? null,
-        };
-      }),
-    ];
+    return found;
   }
 
   async #parked(eventIds: readonly string[]): Promise<Set<string>> {

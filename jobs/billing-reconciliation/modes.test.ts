@@ -1,0 +1,354 @@
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest';
+import { checksFile, sessionBilling } from '../../test/builders/checks.ts';
+import { emptyTables, findingsOf, kindsOf, reconcile } from '../../test/builders/reconciliation.ts';
+import { addBilledSession, addLedgerRow, addSession, minutesAgo } from '../../test/builders/service.ts';
+import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
+
+let database: TestDatabase;
+const DAY = 60 * 24;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+});
+afterAll(async () => {
+  await database.drop();
+});
+beforeEach(async () => {
+  await emptyTables(database);
+});
+
+const run = (mode: string, environment: Record<string, string> = {}) =>
+  reconcile(database, { CF_MODE: mode, ...environment });
+
+const check = async () => {
+  const [row] = await database.query<{
+    verified_through: Date | null;
+    rotation_cursor: Date | null;
+    rotation_completed_at: Date | null;
+  }>('SELECT verified_through, rotation_cursor, rotation_completed_at FROM counterfoil.checks');
+  return row;
+};
+
+describe('tail', () => {
+  test('on an empty state it begins at the look-back, and leaves what is older to full', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 2) });
+    const recent = await addSession(database, { completedAt: minutesAgo(DAY - 60) });
+    await run('tail');
+    expect(await kindsOf(database)).toEqual([`missing ${recent.id}`]);
+    await run('full');
+    expect(await findingsOf(database)).toHaveLength(2);
+  });
+
+  test('reads only what has settled since the last run', async () => {
+    await addBilledSession(database);
+    expect((await run('tail')).counts).toMatchObject({ facts: 1, ledger_rows: 1 });
+    expect((await run('tail')).counts).toMatchObject({ facts: 0, ledger_rows: 0 });
+  });
+});
+
+describe('incremental', () => {
+  test('reads the look-back again behind the watermark, and so finds a row that came late', async () => {
+    await run('tail');
+    const late = await addSession(database, { completedAt: minutesAgo(DAY - 60) });
+    await addSession(database, { completedAt: minutesAgo(DAY + 60) });
+    await run('tail');
+    expect(await findingsOf(database)).toEqual([]);
+    await run('incremental');
+    expect(await kindsOf(database)).toEqual([`missing ${late.id}`]);
+  });
+});
+
+describe('full', () => {
+  test('begins at the first row of either table, records its windows and completes the rotation', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 100) });
+    await addLedgerRow(database, { createdAt: minutesAgo(DAY * 200) });
+    await run('full');
+    expect((await findingsOf(database)).map(({ kind }) => kind).sort()).toEqual(['missing', 'orphan']);
+    expect(await check()).toMatchObject({ rotation_cursor: null, rotation_completed_at: expect.any(Date) });
+    const [gaps] = await database.query<{ gaps: number; windows: number }>(
+      `SELECT count(*) FILTER (WHERE before IS DISTINCT FROM from_at AND before IS NOT NULL)::integer AS gaps,
+              count(*)::integer AS windows
+         FROM (SELECT from_at, lag(to_at) OVER (PARTITION BY side ORDER BY from_at) AS before
+                 FROM counterfoil.reconciliation_windows) AS w`,
+    );
+    expect(gaps?.gaps).toBe(0);
+    expect(gaps?.windows).toBeGreaterThan(2);
+  });
+
+  test('goes on at its cursor, and a second rotation replaces the windows of the first', async () => {
+    const before = await addSession(database, { completedAt: minutesAgo(DAY * 10) });
+    const after = await addSession(database, { completedAt: minutesAgo(DAY * 2) });
+    await run('verify');
+    await database.query(`UPDATE counterfoil.checks SET rotation_cursor = now() - interval '5 days'`);
+    await run('full');
+    expect(await kindsOf(database)).toEqual([`missing ${after.id}`]);
+    await run('full');
+    await run('full');
+    expect(await kindsOf(database)).toEqual([`missing ${before.id}`, `missing ${after.id}`].sort());
+    const overlaps = await database.query(
+      `SELECT 1 FROM counterfoil.reconciliation_windows a JOIN counterfoil.reconciliation_windows b
+          ON a.side = b.side AND a.from_at < b.from_at AND a.to_at > b.from_at`,
+    );
+    expect(overlaps).toEqual([]);
+  });
+
+  test('on empty tables it has nothing to read and says that all is verified', async () => {
+    expect(await run('full')).toMatchObject({ outcome: 'succeeded', counts: { facts: 0 } });
+    expect((await check())?.verified_through).toBeInstanceOf(Date);
+  });
+
+  test('a slice leaves the rest to the next run, and is a success', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 365 * 80) });
+    const end = await run('full', { CF_FULL_SLICE_SECONDS: '1', CF_WINDOW_TARGET_MILLISECONDS: '1' });
+    expect(end.outcome).toBe('succeeded');
+    expect(end.message).toMatch(/covered \d+ of about \d+ windows/);
+    expect(await check()).toMatchObject({ rotation_cursor: expect.any(Date), rotation_completed_at: null });
+  });
+
+  test('steps aside while tail holds its lease', async () => {
+    await addSession(database);
+    await database.query(
+      `INSERT INTO counterfoil.job_leases VALUES
+         ('billing-reconciliation:session-billing', 'tail', gen_random_uuid(), now(), now() + interval '1 second')`,
+    );
+    const began = performance.now();
+    await run('full');
+    expect(performance.now() - began).toBeGreaterThan(700);
+    expect(await findingsOf(database)).toHaveLength(1);
+  });
+});
+
+describe('verify', () => {
+  test('reads the named range and nothing else', async () => {
+    const inside = await addSession(database, { completedAt: minutesAgo(DAY * 5) });
+    await addSession(database, { completedAt: minutesAgo(DAY * 3) });
+    const end = await run('verify', {
+      CF_VERIFY_FROM: minutesAgo(DAY * 6),
+      CF_VERIFY_TO: minutesAgo(DAY * 4),
+      CF_VERIFY_HASH: 'abc',
+    });
+    expect(end.outcome).toBe('succeeded');
+    expect(await kindsOf(database)).toEqual([`missing ${inside.id}`]);
+    expect((await check())?.verified_through).toBeNull();
+  });
+
+  test('a range that reaches beyond the horizon is not wholly looked at', async () => {
+    const end = await run('verify', {
+      CF_VERIFY_FROM: minutesAgo(60),
+      CF_VERIFY_TO: minutesAgo(1),
+      CF_EXIT_ON_FINDINGS: 'true',
+    });
+    expect(end).toMatchObject({ outcome: 'partial', exitCode: 4 });
+  });
+
+  test('named findings are judged anew, settled ones too', async () => {
+    const session = await addSession(database, { completedAt: minutesAgo(DAY * 40) });
+    await run('full');
+    const bill = await addLedgerRow(database, { sessionId: session.id });
+    await run('tail');
+    await database.query('DELETE FROM mentor_payable_ledgers WHERE id = $1', [bill]);
+    const [finding] = await findingsOf(database);
+    expect(finding?.status).toBe('resolved');
+    await run('verify', { CF_VERIFY_FINDINGS: String(finding?.id) });
+    expect(await findingsOf(database)).toMatchObject([{ status: 'suspected' }]);
+  });
+
+  test.each([
+    [{ CF_MODE: 'tail', CF_VERIFY_FROM: minutesAgo(60) }, 'go with CF_MODE=verify'],
+    [{ CF_MODE: 'verify', CF_VERIFY_TO: minutesAgo(60) }, 'need CF_VERIFY_FROM'],
+    [{ CF_STATE: 'none', CF_MODE: 'verify' }, 'needs CF_VERIFY_FROM'],
+    [{ CF_STATE: 'none', CF_MODE: 'verify', CF_VERIFY_FINDINGS: '1' }, 'CF_VERIFY_FINDINGS needs state'],
+    [{ CF_STATE: 'none', CF_REPAIR: 'true' }, 'CF_REPAIR needs state'],
+    [{ CF_SERVICE_TIME_ZONE: 'Mars/Olympus' }, 'CF_SERVICE_TIME_ZONE'],
+    [{ CF_VERIFY_FROM: '2026-11-23' }, 'CF_VERIFY_FROM: must be a time'],
+  ])('settings that mean nothing together are refused: %j', async (environment, words) => {
+    const end = await reconcile(database, environment as Record<string, string>);
+    expect(end.exitCode).toBe(2);
+    expect(end.log).toContain(words);
+  });
+});
+
+describe('requests to verify', () => {
+  const ask = async (scope: object, name: string | null = 'session-billing') => {
+    const [row] = await database.query<{ id: string }>(
+      `INSERT INTO counterfoil.requests (kind, scope, check_name, reason) VALUES ('verify', $1, $2, 'test') RETURNING id`,
+      [JSON.stringify(scope), name],
+    );
+    return row?.id;
+  };
+  const requests = () =>
+    database.query<{ status: string; result: Record<string, unknown> | null }>(
+      'SELECT status, result FROM counterfoil.requests ORDER BY id',
+    );
+
+  test('a range is read by the next tail, and the result says what stands in it', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 5) });
+    await addSession(database, { completedAt: minutesAgo(DAY * 9) });
+    await ask({ from: minutesAgo(DAY * 6), to: minutesAgo(DAY * 4) });
+    const end = await run('tail');
+    expect(end.counts).toMatchObject({ requests: 1, suspected: 1 });
+    expect(await requests()).toMatchObject([{ status: 'done', result: { suspected: 1 } }]);
+    const [audit] = await database.query<{ action: string }>(
+      `SELECT action FROM counterfoil.audit WHERE action = 'verified' ORDER BY id DESC LIMIT 1`,
+    );
+    expect(audit?.action).toBe('verified');
+  });
+
+  test('of every check, of a hash, of findings: each is answered; another check’s is left', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 5) });
+    await run('full');
+    const [finding] = await findingsOf(database);
+    await ask({ from: minutesAgo(DAY * 6), to: minutesAgo(DAY * 4), published_hash: 'abc' }, null);
+    await ask({ findings: [Number(finding?.id)] });
+    await ask({ findings: [1] }, 'another-check');
+    await run('verify');
+    expect((await requests()).map(({ status }) => status)).toEqual(['done', 'done', 'open']);
+  });
+
+  test('one that reaches beyond the horizon stays open, one that a killed run took is taken up again', async () => {
+    await ask({ from: minutesAgo(60), to: minutesAgo(-60) });
+    await ask({ from: minutesAgo(60), to: minutesAgo(30) });
+    await database.query(
+      `UPDATE counterfoil.requests SET status = 'taken', run_id = gen_random_uuid() WHERE id = (SELECT max(id) FROM counterfoil.requests)`,
+    );
+    await run('tail');
+    expect((await requests()).map(({ status }) => status)).toEqual(['open', 'done']);
+  });
+
+  test('a scope that means nothing is refused with the reason', async () => {
+    await ask({ from: 'yesterday', to: 'today' });
+    await ask({ findings: 'all' });
+    await run('tail');
+    expect(await requests()).toMatchObject([{ status: 'refused' }, { status: 'refused' }]);
+  });
+});
+
+describe('as a gate', () => {
+  const gate = (since: string, environment: Record<string, string> = {}) =>
+    run('tail', { CF_EXIT_ON_FINDINGS: 'true', CF_GATE_SINCE: since, ...environment });
+
+  test('what is only suspected counts, and what happened before does not', async () => {
+    await addSession(database, { completedAt: minutesAgo(50) });
+    expect(await gate(minutesAgo(60))).toMatchObject({ exitCode: 3, outcome: 'succeeded' });
+    expect(await gate(minutesAgo(40))).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
+  });
+
+  test('an acknowledged finding is left out', async () => {
+    await addSession(database, { completedAt: minutesAgo(50) });
+    await gate(minutesAgo(60));
+    await database.query(
+      `UPDATE counterfoil.discrepancies SET status = 'acknowledged', acknowledged_until = now() + interval '1 hour'`,
+    );
+    expect(await gate(minutesAgo(60))).toMatchObject({ exitCode: 0 });
+  });
+
+  test('what the horizon has not passed was not looked at', async () => {
+    expect(await gate(minutesAgo(5))).toMatchObject({ exitCode: 4, outcome: 'partial' });
+  });
+
+  test('it reaches back to the gate, past the watermark', async () => {
+    await run('tail');
+    await addSession(database, { completedAt: minutesAgo(DAY * 3) });
+    expect(await gate(minutesAgo(DAY * 4))).toMatchObject({ exitCode: 3 });
+  });
+
+  test('without being asked for, findings leave the exit code alone', async () => {
+    await addSession(database);
+    await run('full');
+    expect(await run('tail')).toMatchObject({ exitCode: 0, counts: { standing_open: 1 } });
+    expect(await run('tail', { CF_EXIT_ON_FINDINGS: 'true' })).toMatchObject({ exitCode: 3 });
+  });
+});
+
+describe('an audit without state', () => {
+  const readerUrl = async () => {
+    const password = inject('rolePassword');
+    const role = `reader_${database.name.slice(-6)}`;
+    await database.query(
+      `DO $$ BEGIN CREATE ROLE ${role} LOGIN PASSWORD '${password}'; EXCEPTION WHEN duplicate_object THEN NULL; END $$`,
+    );
+    await database.query(`GRANT SELECT ON sessions, mentor_payable_ledgers, event_backups TO ${role}`);
+    const url = new URL(database.url);
+    url.username = role;
+    url.password = password;
+    return url.href;
+  };
+  const audit = async (environment: Record<string, string> = {}) =>
+    await reconcile(database, {
+      CF_STATE: 'none',
+      CF_MODE: 'full',
+      DATABASE_URL: await readerUrl(),
+      CF_CHECKS_FILE: checksFile(sessionBilling()),
+      ...environment,
+    });
+
+  test('needs a role that can only read, looks twice in one run and records nothing', async () => {
+    const lost = await addSession(database, { completedAt: minutesAgo(DAY * 3) });
+    await addLedgerRow(database);
+    await addBilledSession(database);
+    const report = join(mkdtempSync(join(tmpdir(), 'counterfoil-report-')), 'report.json');
+    const end = await audit({ CF_EXIT_ON_FINDINGS: 'true', CF_REPORT_FILE: report });
+    expect(end).toMatchObject({ exitCode: 3, outcome: 'succeeded', counts: { standing_open: 2 } });
+    expect(end.lines.filter(({ msg }) => msg === 'finding open')).toHaveLength(2);
+    const written = JSON.parse(readFileSync(report, 'utf8')) as { findings: object[]; outcome: string };
+    expect(written.outcome).toBe('succeeded');
+    expect(written.findings).toContainEqual(
+      expect.objectContaining({ kind: 'missing', key: [lost.id], status: 'open', expected_minor: '1000' }),
+    );
+    for (const table of ['discrepancies', 'checks', 'job_runs', 'job_leases', 'horizon_snapshots'])
+      expect(await database.query(`SELECT 1 FROM counterfoil.${table}`)).toEqual([]);
+  });
+
+  test('finds nothing wrong where nothing is', async () => {
+    await addBilledSession(database);
+    expect(await audit({ CF_EXIT_ON_FINDINGS: 'true' })).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
+  });
+
+  test('takes its range from the mode, the settings or the gate', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 3) });
+    const standing = async (environment: Record<string, string>) =>
+      (await audit(environment)).counts.standing_open;
+    expect(await standing({ CF_MODE: 'incremental' })).toBe(0);
+    expect(await standing({ CF_MODE: 'tail', CF_GATE_SINCE: minutesAgo(DAY * 4) })).toBe(1);
+    const range = { CF_MODE: 'verify', CF_VERIFY_FROM: minutesAgo(DAY * 4) };
+    expect(await standing({ ...range, CF_VERIFY_TO: minutesAgo(DAY * 2) })).toBe(1);
+    expect(await standing({ ...range, CF_VERIFY_TO: minutesAgo(DAY * 3.5) })).toBe(0);
+    const beyond = await audit({ ...range, CF_VERIFY_TO: minutesAgo(-5) });
+    expect(beyond.outcome).toBe('partial');
+  });
+
+  test('a report that cannot be written fails the run', async () => {
+    const end = await audit({ CF_REPORT_FILE: '/nowhere/report.json' });
+    expect(end).toMatchObject({ exitCode: 2 });
+    expect(end.log).toContain('CF_REPORT_FILE');
+  });
+});
+
+describe('several checks', () => {
+  test('each is taken under its own lease; one that is held is skipped and the run is not whole', async () => {
+    await addSession(database);
+    const file = checksFile(sessionBilling(), sessionBilling({ name: 'again' }));
+    await database.query(
+      `INSERT INTO counterfoil.job_leases VALUES
+         ('billing-reconciliation:again', 'other', gen_random_uuid(), now(), now() + interval '1 hour')`,
+    );
+    const end = await run('tail', { CF_CHECKS_FILE: file });
+    expect(end).toMatchObject({ outcome: 'partial', exitCode: 0 });
+    expect(end.message).toContain('check again: another run is at work');
+    expect(await findingsOf(database)).toHaveLength(1);
+  });
+
+  test('what is missing for any of them is refused for all of them at once', async () => {
+    const file = checksFile(
+      sessionBilling({ name: 'one', facts: { table: 'nothing', key: ['id'], at: 'at' } }),
+      sessionBilling({ name: 'two', ledger: { table: 'sessions', key: ['id'], at: 'created_at' } }),
+    );
+    const end = await run('tail', { CF_CHECKS_FILE: file });
+    expect(end.exitCode).toBe(2);
+    expect(end.message).toContain('check one, facts: there is no table "nothing"');
+    expect(end.message).toContain('CREATE INDEX CONCURRENTLY ON "public"."sessions" ("created_at");');
+  });
+});

@@ -1,0 +1,230 @@
+import { readFileSync } from 'node:fs';
+import { Client } from 'pg';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { startEmbeddedPostgres } from '../../scripts/embedded-postgres.ts';
+import { type RunningJob, startJob } from '../../test/builders/process.ts';
+import {
+  emptyTables,
+  findingsOf,
+  kindsOf,
+  reconcile,
+  reconciliationEnvironment,
+} from '../../test/builders/reconciliation.ts';
+import { run } from '../../test/builders/run.ts';
+import { addSession, minutesAgo } from '../../test/builders/service.ts';
+import { type OtherSession, openSession } from '../../test/builders/session.ts';
+import { waitFor } from '../../test/builders/wait-for.ts';
+import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
+import { Database } from '../runtime/database.ts';
+import { createLogger } from '../runtime/logger.ts';
+import { migrate } from '../schema/migrate.ts';
+import { billingReconciliationJob } from './job.ts';
+
+let database: TestDatabase;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+});
+afterAll(async () => {
+  await database.drop();
+});
+beforeEach(async () => {
+  await emptyTables(database);
+});
+
+/** Starts a full run over many small windows and holds it in the middle of one, by a lock on the facts. */
+async function holdInWindow(): Promise<{ readonly job: RunningJob; readonly holder: OtherSession }> {
+  const job = startJob('jobs/billing-reconciliation/main.ts', {
+    ...(await reconciliationEnvironment(database)),
+    CF_MODE: 'full',
+    CF_WINDOW_TARGET_MILLISECONDS: '1',
+    CF_LOCK_TIMEOUT_SECONDS: '30',
+  });
+  await waitFor('a window is recorded', async () => {
+    const rows = await database.query('SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1');
+    return rows.length > 0;
+  });
+  const holder = await openSession(database.url);
+  await holder.query('BEGIN');
+  await holder.query('LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE');
+  await waitFor('the run waits for the lock', async () => {
+    const rows = await database.query(
+      `SELECT 1 FROM pg_stat_activity WHERE application_name = 'counterfoil-billing-reconciliation'
+          AND datname = current_database() AND wait_event_type = 'Lock'`,
+    );
+    return rows.length > 0;
+  });
+  return { job, holder };
+}
+
+describe('a run that does not come to its end', () => {
+  test('killed in the middle of a window, it has lost nothing: the next run goes on and finds all', async () => {
+    const early = await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
+    const late = await addSession(database, { completedAt: minutesAgo(60) });
+    const { job, holder } = await holdInWindow();
+    job.process.kill('SIGKILL');
+    expect(await job.ended).toMatchObject({ signal: 'SIGKILL' });
+    await holder.query('ROLLBACK');
+    await holder.end();
+    const [before] = await database.query<{ cursor: Date | null }>(
+      'SELECT rotation_cursor AS cursor FROM counterfoil.checks',
+    );
+    expect(before?.cursor).toBeInstanceOf(Date);
+    // The lease of the killed run is waited for, and not overrun.
+    expect(await reconcile(database, { CF_MODE: 'full' })).toMatchObject({ outcome: 'succeeded' });
+    expect(await kindsOf(database)).toEqual([`missing ${early.id}`, `missing ${late.id}`].sort());
+    const [gap] = await database.query<{ gaps: number }>(
+      `SELECT count(*)::integer AS gaps
+         FROM (SELECT from_at, lag(to_at) OVER (PARTITION BY side ORDER BY from_at) AS before
+                 FROM counterfoil.reconciliation_windows) AS w WHERE before <> from_at`,
+    );
+    expect(gap?.gaps).toBe(0);
+  });
+
+  test('told to stop, it ends with exit 0 as partial, says how far it came and gives its lease back', async () => {
+    await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
+    const { job, holder } = await holdInWindow();
+    job.process.kill('SIGTERM');
+    await holder.query('ROLLBACK');
+    await holder.end();
+    const { code, log } = await job.ended;
+    expect(code).toBe(0);
+    expect(log).toMatch(/covered \d+ of about \d+ windows/);
+    expect(await database.query('SELECT outcome FROM counterfoil.job_runs')).toEqual([
+      { outcome: 'partial' },
+    ]);
+    expect(await database.query('SELECT 1 FROM counterfoil.job_leases')).toEqual([]);
+  });
+
+  test('told to stop before it began, it takes nothing', async () => {
+    const job = run(billingReconciliationJob, await reconciliationEnvironment(database, { CF_MODE: 'tail' }));
+    process.emit('SIGTERM', 'SIGTERM');
+    expect(await job).toMatchObject({ exitCode: 0, outcome: 'partial' });
+  });
+});
+
+describe('two runs at once', () => {
+  test('the second waits for the first, and no finding is seen twice by one look', async () => {
+    await addSession(database);
+    const ends = await Promise.all([
+      reconcile(database, { CF_MODE: 'tail' }),
+      reconcile(database, { CF_MODE: 'tail' }),
+    ]);
+    expect(ends.map(({ outcome }) => outcome)).toEqual(['succeeded', 'succeeded']);
+    expect(await findingsOf(database)).toHaveLength(1);
+  });
+
+  test('a lease that stays held ends the run as skipped, which a schedule takes for fine and a gate does not', async () => {
+    await database.query(
+      `INSERT INTO counterfoil.job_leases VALUES
+         ('billing-reconciliation:session-billing', 'other', gen_random_uuid(), now(), now() + interval '1 hour')`,
+    );
+    const [schedule, gate] = await Promise.all([
+      reconcile(database, { CF_MODE: 'tail' }),
+      reconcile(database, { CF_MODE: 'tail', CF_EXIT_ON_FINDINGS: 'true' }),
+    ]);
+    expect(schedule).toMatchObject({ outcome: 'skipped', exitCode: 0 });
+    expect(gate).toMatchObject({ outcome: 'skipped', exitCode: 4 });
+  });
+
+  test('a run whose lease was taken over writes nothing more', async () => {
+    await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
+    const { job, holder } = await holdInWindow();
+    await database.query(
+      `UPDATE counterfoil.job_leases SET token = gen_random_uuid(), expires_at = now() + interval '1 hour'`,
+    );
+    await waitFor('the run has noticed', async () => {
+      const [lease] = await database.query<{ age: number }>(
+        `SELECT extract(epoch FROM clock_timestamp() - acquired_at)::float8 AS age FROM counterfoil.job_leases`,
+      );
+      return (lease?.age ?? 0) > 3.5;
+    });
+    const before = await database.query('SELECT count(*) FROM counterfoil.reconciliation_windows');
+    await holder.query('ROLLBACK');
+    await holder.end();
+    const { code, log } = await job.ended;
+    expect(code).toBe(1);
+    expect(log).toContain('lease_lost');
+    expect(await database.query('SELECT count(*) FROM counterfoil.reconciliation_windows')).toEqual(before);
+  });
+});
+
+describe('statements', () => {
+  test('one that runs into its time limit has its window halved, and all is found', async () => {
+    await database.query(
+      `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)
+       SELECT gen_random_uuid(), 'c', 'm', 1, 'EUR', now() - interval '1 hour' - n * interval '50 milliseconds'
+         FROM generate_series(1, 60000) AS n`,
+    );
+    await database.query(
+      `INSERT INTO mentor_payable_ledgers (session_id, mentor_id, amount_minor, currency, idempotency_key, created_at)
+       SELECT id, 'm', 1, 'EUR', id::text, completed_at FROM sessions`,
+    );
+    const lost = await addSession(database);
+    const end = await reconcile(database, { CF_MODE: 'full', CF_WINDOW_TIMEOUT_MILLISECONDS: '40' });
+    expect(end.outcome).toBe('succeeded');
+    expect(end.lines.filter(({ msg }) => String(msg).includes('halved')).length).toBeGreaterThan(0);
+    expect(end.counts.facts).toBe(60_001);
+    expect(await kindsOf(database)).toEqual([`missing ${lost.id}`]);
+  });
+
+  test('a server that crashes in the middle of a run is waited for', async () => {
+    const server = await startEmbeddedPostgres();
+    try {
+      await prepareServer(server.url);
+      const job = run(billingReconciliationJob, {
+        DATABASE_URL: server.url,
+        CF_MODE: 'full',
+        CF_WINDOW_TARGET_MILLISECONDS: '1',
+        CF_DATABASE_RETRY_SECONDS: '30',
+      });
+      const windows = async () =>
+        await rows(server.url, 'SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1');
+      await waitFor('a window is recorded', async () => (await windows()) > 0);
+      await server.restart();
+      expect(await job).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
+      expect(await rows(server.url, 'SELECT 1 FROM counterfoil.discrepancies')).toBe(60);
+    } finally {
+      await server.stop();
+    }
+  });
+});
+
+/** The service's tables and our schema, with sixty sessions without bills on as many days. */
+async function prepareServer(url: string): Promise<void> {
+  for (const path of [
+    'reference-service/sql/schema.sql',
+    'nestjs/sql/event_backups.sql',
+    'jobs/schema/roles.sql',
+  ])
+    await rows(url, readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8'));
+  const logger = createLogger({ job: 'test', level: 'error', installation: 'test' });
+  const owner = new Database(
+    {
+      url,
+      applicationName: 'test',
+      schema: 'counterfoil',
+      poolSize: 2,
+      connectTimeoutMs: 5000,
+      lockTimeoutMs: 1000,
+      retryMs: 0,
+    },
+    logger,
+  );
+  await migrate(owner, logger, 'counterfoil');
+  await owner.close();
+  await rows(
+    url,
+    `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)
+     SELECT gen_random_uuid(), 'c', 'm', 1, 'EUR', now() - n * interval '1 day' FROM generate_series(1, 60) AS n`,
+  );
+}
+
+/** Runs a script on a server and gives the number of rows of its last statement. */
+async function rows(url: string, text: string): Promise<number> {
+  const client = new Client({ connectionString: url });
+  await client.connect();
+  const result = await client.query(text);
+  await client.end();
+  return result.rowCount ?? 0;
+}

@@ -10,7 +10,7 @@ import { addMs, earliest, formatInstant, type Instant, latest, parseInstant } fr
 import type { Look } from './look.ts';
 import type { Reconciled } from './reconcile.ts';
 import { present, type Tally } from './tally.ts';
-import { type Range, sweep } from './windows.ts';
+import { paceOf, type Range, sweep } from './windows.ts';
 
 export async function auditOnce(
   context: ReconciliationContext,
@@ -27,7 +27,7 @@ export async function auditOnce(
   const suspected: Discrepancy[] = [];
   const coverage = await sweep(
     range,
-    { targetMs: settings.CF_WINDOW_TARGET_MILLISECONDS, timeoutMs: settings.CF_WINDOW_TIMEOUT_MILLISECONDS },
+    paceOf(settings),
     logger,
     () => Promise.resolve(signal.aborted),
     async (window, timeoutMs) => {
@@ -36,7 +36,7 @@ export async function auditOnce(
       tally.count('windows', 1);
       tally.count('facts', read.facts);
       tally.count('ledger_rows', read.ledger);
-      return read.slowestMs;
+      return { slowestMs: read.slowestMs, rows: Math.max(read.facts, read.ledger) };
     },
   );
   const once = distinct(suspected);

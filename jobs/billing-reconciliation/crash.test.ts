@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Client } from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { startEmbeddedPostgres } from '../../scripts/embedded-postgres.ts';
+import { checksFile, sessionBilling } from '../../test/builders/checks.ts';
 import { type RunningJob, startJob } from '../../test/builders/process.ts';
 import {
   emptyTables,
@@ -24,6 +25,7 @@ let database: TestDatabase;
 
 beforeAll(async () => {
   database = await createTestDatabase();
+  await database.query(gatedSessions);
 });
 afterAll(async () => {
   await database.drop();
@@ -32,25 +34,42 @@ beforeEach(async () => {
   await emptyTables(database);
 });
 
-/** Starts a full run over many small windows and holds it in the middle of one, by a lock on the facts. */
+/** Sessions of ten to thirty days ago are read only past a gate, which a test holds shut by an advisory lock. */
+const GATE = 42;
+const gatedSessions = `
+  CREATE FUNCTION pass_gate(at timestamptz) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+  BEGIN
+    IF at BETWEEN now() - interval '30 days' AND now() - interval '10 days' THEN PERFORM pg_advisory_xact_lock_shared(${GATE}); END IF;
+    RETURN true;
+  END $$;
+  CREATE VIEW gated_sessions AS SELECT id, completed_at FROM sessions WHERE pass_gate(completed_at);
+  GRANT SELECT ON gated_sessions TO counterfoil_jobs`;
+const gated = checksFile(
+  sessionBilling({ facts: { table: 'gated_sessions', key: ['id'], at: 'completed_at' } }),
+);
+
+/** Shuts the gate of a database; a rollback opens it. */
+async function shutGate(url: string): Promise<OtherSession> {
+  const holder = await openSession(url);
+  await holder.query('BEGIN');
+  await holder.query(`SELECT pg_advisory_xact_lock(${GATE})`);
+  return holder;
+}
+
+/** Starts a full run over a bare and a lost session and holds it in the middle of a window. */
 async function holdInWindow(): Promise<{ readonly job: RunningJob; readonly holder: OtherSession }> {
+  const holder = await shutGate(database.url);
   const job = startJob('jobs/billing-reconciliation/main.ts', {
     ...(await reconciliationEnvironment(database)),
     CF_MODE: 'full',
-    CF_WINDOW_TARGET_MILLISECONDS: '1',
+    CF_CHECKS_FILE: gated,
     CF_LOCK_TIMEOUT_SECONDS: '30',
   });
-  await waitFor('a window is recorded', async () => {
-    const rows = await database.query('SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1');
-    return rows.length > 0;
-  });
-  const holder = await openSession(database.url);
-  await holder.query('BEGIN');
-  await holder.query('LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE');
-  await waitFor('the run waits for the lock', async () => {
+  await waitFor('a window is recorded and the next one waits', async () => {
     const rows = await database.query(
       `SELECT 1 FROM pg_stat_activity WHERE application_name = 'counterfoil-billing-reconciliation'
-          AND datname = current_database() AND wait_event_type = 'Lock'`,
+          AND datname = current_database() AND wait_event_type = 'Lock'
+          AND EXISTS (SELECT FROM counterfoil.reconciliation_windows)`,
     );
     return rows.length > 0;
   });
@@ -60,7 +79,7 @@ async function holdInWindow(): Promise<{ readonly job: RunningJob; readonly hold
 describe('a run that does not come to its end', () => {
   test('killed in the middle of a window, it has lost nothing: the next run goes on and finds all', async () => {
     const early = await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
-    const late = await addSession(database, { completedAt: minutesAgo(60) });
+    const late = await addSession(database, { completedAt: minutesAgo(60 * 24 * 20) });
     const { job, holder } = await holdInWindow();
     job.process.kill('SIGKILL');
     expect(await job.ended).toMatchObject({ signal: 'SIGKILL' });
@@ -71,7 +90,9 @@ describe('a run that does not come to its end', () => {
     );
     expect(before?.cursor).toBeInstanceOf(Date);
     // The lease of the killed run is waited for, and not overrun.
-    expect(await reconcile(database, { CF_MODE: 'full' })).toMatchObject({ outcome: 'succeeded' });
+    expect(await reconcile(database, { CF_MODE: 'full', CF_CHECKS_FILE: gated })).toMatchObject({
+      outcome: 'succeeded',
+    });
     expect(await kindsOf(database)).toEqual([`missing ${early.id}`, `missing ${late.id}`].sort());
     const [gap] = await database.query<{ gaps: number }>(
       `SELECT count(*)::integer AS gaps
@@ -83,6 +104,7 @@ describe('a run that does not come to its end', () => {
 
   test('told to stop, it ends with exit 0 as partial, says how far it came and gives its lease back', async () => {
     await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
+    await addSession(database, { completedAt: minutesAgo(60 * 24 * 20) });
     const { job, holder } = await holdInWindow();
     job.process.kill('SIGTERM');
     await holder.query('ROLLBACK');
@@ -129,6 +151,7 @@ describe('two runs at once', () => {
 
   test('a run whose lease was taken over writes nothing more', async () => {
     await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
+    await addSession(database, { completedAt: minutesAgo(60 * 24 * 20) });
     const { job, holder } = await holdInWindow();
     await database.query(
       `UPDATE counterfoil.job_leases SET token = gen_random_uuid(), expires_at = now() + interval '1 hour'`,
@@ -160,8 +183,13 @@ describe('statements', () => {
       `INSERT INTO mentor_payable_ledgers (session_id, mentor_id, amount_minor, currency, idempotency_key, created_at)
        SELECT id, 'm', 1, 'EUR', id::text, completed_at FROM sessions`,
     );
+    await database.query('ANALYZE sessions, mentor_payable_ledgers');
     const lost = await addSession(database);
-    const end = await reconcile(database, { CF_MODE: 'full', CF_WINDOW_TIMEOUT_MILLISECONDS: '40' });
+    const end = await reconcile(database, {
+      CF_MODE: 'full',
+      CF_WINDOW_TIMEOUT_MILLISECONDS: '60',
+      CF_SLACK_SECONDS: '8',
+    });
     expect(end.outcome).toBe('succeeded');
     expect(end.lines.filter(({ msg }) => String(msg).includes('halved')).length).toBeGreaterThan(0);
     expect(end.counts.facts).toBe(60_001);
@@ -172,16 +200,19 @@ describe('statements', () => {
     const server = await startEmbeddedPostgres();
     try {
       await prepareServer(server.url);
+      const holder = await shutGate(server.url);
       const job = run(billingReconciliationJob, {
         DATABASE_URL: server.url,
         CF_MODE: 'full',
-        CF_WINDOW_TARGET_MILLISECONDS: '1',
+        CF_CHECKS_FILE: gated,
         CF_DATABASE_RETRY_SECONDS: '30',
       });
-      const windows = async () =>
-        await rows(server.url, 'SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1');
-      await waitFor('a window is recorded', async () => (await windows()) > 0);
+      await waitFor('a window is recorded', async () => {
+        return (await rows(server.url, 'SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1')) > 0;
+      });
+      // The crash also ends the session that held the gate shut.
       await server.restart();
+      await holder.end().catch(() => undefined);
       expect(await job).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
       expect(await rows(server.url, 'SELECT 1 FROM counterfoil.discrepancies')).toBe(60);
     } finally {
@@ -213,6 +244,7 @@ async function prepareServer(url: string): Promise<void> {
   );
   await migrate(owner, logger, 'counterfoil');
   await owner.close();
+  await rows(url, gatedSessions);
   await rows(
     url,
     `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)

@@ -30,7 +30,7 @@ import {
   recordWindow,
 } from './queries.ts';
 import type { Tally } from './tally.ts';
-import { type Coverage, type Range, sweep } from './windows.ts';
+import { type Coverage, paceOf, type Range, sweep } from './windows.ts';
 
 /** What one run needs for one check. */
 export interface CheckRun {
@@ -184,7 +184,7 @@ export async function sweepRange(
   let touchedAt = Date.now();
   return await sweep(
     range,
-    { targetMs: settings.CF_WINDOW_TARGET_MILLISECONDS, timeoutMs: settings.CF_WINDOW_TIMEOUT_MILLISECONDS },
+    paceOf(settings),
     context.logger,
     async () => {
       if (signal.aborted || Date.now() >= sliceEnd) return true;
@@ -217,7 +217,7 @@ export async function sweepRange(
         touchedAt = Date.now();
         await context.touch(tally.counts());
       }
-      return read.slowestMs;
+      return { slowestMs: read.slowestMs, rows: Math.max(read.facts, read.ledger) };
     },
   );
 }

@@ -1,11 +1,12 @@
 import { describe, expect, test } from 'vitest';
 import { RunFailure } from '../runtime/failures.ts';
 import { createLogger } from '../runtime/logger.ts';
-import { nextWidth, type Range, sweep } from './windows.ts';
+import { nextWidth, paceOf, type Range, sweep } from './windows.ts';
 
 const HOUR = 3_600_000_000n;
-const pace = { targetMs: 250, timeoutMs: 1000 };
+const pace = { targetMs: 250, timeoutMs: 1000, narrowest: 1n };
 const silent = createLogger({ job: 'test', level: 'error', installation: 'test' });
+const cost = (slowestMs: number, rows = 1000) => ({ slowestMs, rows });
 const never = () => Promise.resolve(false);
 const timeLimit = () =>
   new RunFailure('database_busy', 'canceled', {
@@ -14,15 +15,27 @@ const timeLimit = () =>
 
 describe('the width of windows', () => {
   test('is doubled while statements are fast, halved when they are slow, and kept in between', () => {
-    expect(nextWidth(HOUR, 124, 250)).toBe(2n * HOUR);
-    expect(nextWidth(HOUR, 126, 250)).toBe(HOUR);
-    expect(nextWidth(HOUR, 500, 250)).toBe(HOUR);
-    expect(nextWidth(HOUR, 501, 250)).toBe(HOUR / 2n);
+    expect(nextWidth(HOUR, cost(124), pace)).toBe(2n * HOUR);
+    expect(nextWidth(HOUR, cost(126), pace)).toBe(HOUR);
+    expect(nextWidth(HOUR, cost(500), pace)).toBe(HOUR);
+    expect(nextWidth(HOUR, cost(501), pace)).toBe(HOUR / 2n);
+  });
+
+  test('is doubled for few rows however long they took: a slow way to the server is not mended by more windows', () => {
+    expect(nextWidth(HOUR, cost(900, 999), pace)).toBe(2n * HOUR);
   });
 
   test('has a least and a greatest', () => {
-    expect(nextWidth(1n, 9999, 250)).toBe(1n);
-    expect(nextWidth(32n * 24n * HOUR, 0, 250)).toBe(32n * 24n * HOUR);
+    expect(nextWidth(1n, cost(9999), pace)).toBe(1n);
+    expect(nextWidth(32n * 24n * HOUR, cost(0), pace)).toBe(32n * 24n * HOUR);
+  });
+});
+
+describe('the pace', () => {
+  test('makes no window narrower than an eighth of what is read around it', () => {
+    const settings = { CF_WINDOW_TARGET_MILLISECONDS: 250, CF_WINDOW_TIMEOUT_MILLISECONDS: 1000 };
+    expect(paceOf({ ...settings, CF_SLACK_SECONDS: 3_600_000 }).narrowest).toBe(HOUR / 8n);
+    expect(paceOf({ ...settings, CF_SLACK_SECONDS: 0 }).narrowest).toBe(1n);
   });
 });
 
@@ -31,7 +44,7 @@ describe('a sweep', () => {
     const windows: Range[] = [];
     const coverage = await sweep({ from: 5n, to: 100n * HOUR + 7n }, pace, silent, never, (window) => {
       windows.push(window);
-      return Promise.resolve(1);
+      return Promise.resolve(cost(1));
     });
     expect(windows[0]?.from).toBe(5n);
     expect(windows.at(-1)?.to).toBe(100n * HOUR + 7n);
@@ -51,7 +64,7 @@ describe('a sweep', () => {
     const asked: Range[] = [];
     await sweep({ from: 0n, to: HOUR }, pace, silent, never, (window) => {
       asked.push(window);
-      return window.to - window.from > HOUR / 4n ? Promise.reject(timeLimit()) : Promise.resolve(200);
+      return window.to - window.from > HOUR / 4n ? Promise.reject(timeLimit()) : Promise.resolve(cost(200));
     });
     expect(asked.map(({ from, to }) => [from, to - from])).toEqual([
       [0n, HOUR],
@@ -67,7 +80,7 @@ describe('a sweep', () => {
     const limits: number[] = [];
     await sweep({ from: 0n, to: 1n }, pace, silent, never, (_, timeoutMs) => {
       limits.push(timeoutMs);
-      return timeoutMs < 8000 ? Promise.reject(timeLimit()) : Promise.resolve(1);
+      return timeoutMs < 8000 ? Promise.reject(timeLimit()) : Promise.resolve(cost(1));
     });
     expect(limits).toEqual([1000, 2000, 4000, 8000]);
     await expect(
@@ -94,7 +107,7 @@ describe('a sweep', () => {
       () => Promise.resolve(asked === 2),
       () => {
         asked += 1;
-        return Promise.resolve(200);
+        return Promise.resolve(cost(200));
       },
     );
     expect(coverage).toEqual({ coveredTo: 2n * HOUR, windows: 2, plannedWindows: 10, complete: false });

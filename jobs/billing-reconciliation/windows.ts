@@ -14,6 +14,8 @@ export interface Range {
 }
 
 export interface Pace {
+  /** Windows are made no narrower: below this, what is read around a window outweighs what is in it. */
+  readonly narrowest: Instant;
   readonly targetMs: number;
   readonly timeoutMs: number;
 }
@@ -31,19 +33,30 @@ const SECOND = 1_000_000n;
 const FIRST_WIDTH = 3600n * SECOND;
 /** Wider ones would only make the first dense stretch after a gap run into its time limit more often. */
 const WIDEST = 32n * 86_400n * SECOND;
-const NARROWEST = 1n;
-/** For rows of one microsecond, such as a mass update in one transaction, which no window can divide. */
+/** For what no narrower window makes cheaper, such as a mass update in one transaction: all rows of one time. */
 const LONGEST_STATEMENT_MS = 30_000;
 
-/** The next width: doubled below half the target, halved above twice the target. */
-export function nextWidth(width: Instant, slowestMs: number, targetMs: number): Instant {
-  if (slowestMs > targetMs * 2) return latest(width / 2n, NARROWEST);
-  if (slowestMs < targetMs / 2) return earliest(width * 2n, WIDEST);
+/** What one window cost and held. */
+export interface WindowCost {
+  /** Time of its slowest statement, in milliseconds. */
+  readonly slowestMs: number;
+  /** Rows of the side that has more. */
+  readonly rows: number;
+}
+
+/** With fewer rows than this, the time of a window is the way to the server: a narrower one would cost the same. */
+const FEW_ROWS = 1000;
+
+/** The next width: doubled below half the target or for few rows, halved above twice the target. */
+export function nextWidth(width: Instant, cost: WindowCost, pace: Pace): Instant {
+  const { targetMs, narrowest } = pace;
+  if (cost.rows < FEW_ROWS || cost.slowestMs < targetMs / 2) return earliest(width * 2n, WIDEST);
+  if (cost.slowestMs > targetMs * 2) return latest(width / 2n, narrowest);
   return width;
 }
 
 /**
- * @param read reads one window under a time limit for each statement, and gives the time of its slowest one
+ * @param read reads one window under a time limit for each statement, and gives what it cost
  * @param stop asked before each window; true ends the sweep there
  */
 export async function sweep(
@@ -51,7 +64,7 @@ export async function sweep(
   pace: Pace,
   logger: Logger,
   stop: () => Promise<boolean>,
-  read: (window: Range, timeoutMs: number) => Promise<number>,
+  read: (window: Range, timeoutMs: number) => Promise<WindowCost>,
 ): Promise<Coverage> {
   let width = FIRST_WIDTH;
   let timeoutMs = pace.timeoutMs;
@@ -64,15 +77,15 @@ export async function sweep(
     }
     const to = earliest(at + width, range.to);
     try {
-      const slowestMs = await read({ from: at, to }, timeoutMs);
+      const cost = await read({ from: at, to }, timeoutMs);
       at = to;
       windows += 1;
-      width = nextWidth(width, slowestMs, pace.targetMs);
+      width = nextWidth(width, cost, pace);
       timeoutMs = pace.timeoutMs;
     } catch (error) {
       if (!ranIntoTimeLimit(error)) throw error;
-      if (to - at > NARROWEST) {
-        width = (to - at) / 2n;
+      if (to - at > pace.narrowest) {
+        width = latest((to - at) / 2n, pace.narrowest);
         logger.info(
           { from: formatInstant(at), widthSeconds: Number(width) / 1e6 },
           'a window ran into its time limit: halved',
@@ -82,12 +95,28 @@ export async function sweep(
         if (timeoutMs > LONGEST_STATEMENT_MS) throw error;
         logger.warn(
           { from: formatInstant(at), timeoutMs },
-          'rows of one single time cannot be divided: giving them longer',
+          'a window cannot be made narrower: giving it longer; a smaller CF_SLACK_SECONDS makes windows cheaper',
         );
       }
     }
   }
   return { coveredTo: range.to, windows, plannedWindows: windows, complete: true };
+}
+
+/**
+ * The pace of a run.
+ * @param settings of those, a slack in milliseconds: every window reads that much of the other side around it
+ */
+export function paceOf(settings: {
+  readonly CF_WINDOW_TARGET_MILLISECONDS: number;
+  readonly CF_WINDOW_TIMEOUT_MILLISECONDS: number;
+  readonly CF_SLACK_SECONDS: number;
+}): Pace {
+  return {
+    targetMs: settings.CF_WINDOW_TARGET_MILLISECONDS,
+    timeoutMs: settings.CF_WINDOW_TIMEOUT_MILLISECONDS,
+    narrowest: latest(1n, (BigInt(settings.CF_SLACK_SECONDS) * 1000n) / 8n),
+  };
 }
 
 /** Whether a statement was ended by `statement_timeout` (57014). */

@@ -97,6 +97,7 @@ CREATE TABLE discrepancies (
                               'unknown')),
   event_id text,
   published_hash text,
+  -- When the fact happened; for an orphan, when its ledger row was made.
   fact_at timestamptz,
   ledger_rows integer NOT NULL,
   -- Minor units. Null where the check compares no amounts: "unknown", never 0.

@@ -357,6 +357,6 @@ describe('writes that lead nowhere', () => {
     const run = await bench.run(small);
     await bench.database.query('DROP TRIGGER undo ON counterfoil.replay_events; DROP FUNCTION undo()');
     expect(run.record).toMatchObject({ outcome: 'partial', message: expect.stringContaining('circles') });
-    expect(bench.endpoint.calls.length).toBeLessThanOrEqual(2 * LANES * BATCH + 4 * CLAIM + 1);
+    expect(bench.endpoint.calls.length).toBeLessThanOrEqual(3 * LANES * BATCH + 5 * CLAIM + 1);
   });
 });

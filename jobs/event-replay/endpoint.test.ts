@@ -121,6 +121,12 @@ describe('an endpoint that answers badly', () => {
       (response: import('node:http').ServerResponse) => response.end('{"results":[]}'),
     ],
     [
+      'an answer about none of them',
+      'answer_empty',
+      (response: import('node:http').ServerResponse) =>
+        response.end('{"serviceVersion":"1","listenersDigest":"d","results":[]}'),
+    ],
+    [
       'an endless answer',
       'UND_ERR_RES_EXCEEDED_MAX_SIZE',
       (response: import('node:http').ServerResponse) => response.end('x'.repeat(2_000_000)),

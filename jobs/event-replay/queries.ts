@@ -298,13 +298,15 @@ const claimedColumns = `c.event_id, c.event_name, c.handler_attempts, c.transpor
                 AS last_attempt_age_ms,
               (extract(epoch FROM statement_timestamp()) * 1000)::double precision AS claimed_at_ms`;
 
-/** Takes the rows of `picked`. Their order is lost by an UPDATE (P14), so they are sorted after it. */
+/**
+ * Takes the rows of `picked`, which are locked and so stay in their place. By an array and not by a join, which
+ * would be free to read the whole table; their order is lost by an UPDATE (P14), so they are sorted after it.
+ */
 const takePicked = `taken AS (
          UPDATE replay_events AS r
             SET status = 'claimed', claim_token = $1::uuid, claimed_by = $2::text, call_started_at = NULL,
                 lease_until = statement_timestamp() + $3::double precision * interval '1 millisecond'
-           FROM picked
-          WHERE r.event_id = picked.event_id AND r.status = 'due'
+          WHERE r.ctid = ANY (ARRAY(SELECT place FROM picked)) AND r.status = 'due'
          RETURNING r.*
        )
        SELECT ${claimedColumns} FROM taken AS c
@@ -313,7 +315,7 @@ const takePicked = `taken AS (
 /** Uses the partial index replay_events_due, whose rows are exactly those that may be claimed, in this order. */
 export const claimDueEventsText = `-- event-replay: claimDueEvents
        WITH picked AS (
-         SELECT event_id FROM replay_events
+         SELECT ctid AS place FROM replay_events
           WHERE status = 'due' AND next_attempt_at <= statement_timestamp()
             AND ($5::boolean OR (unfinished_calls = 0 AND last_outcome IS DISTINCT FROM '${NO_CLEAR_ANSWER}'))
           ORDER BY next_attempt_at, event_created_at, event_id
@@ -342,7 +344,7 @@ export const claimOldestOfEachAggregate = async (database: Database, claim: Clai
       await transaction.query<ClaimedRow>(
         `-- event-replay: claimOldestOfEachAggregate
        WITH picked AS (
-         SELECT e.event_id FROM replay_events AS e
+         SELECT e.ctid AS place FROM replay_events AS e
           WHERE e.status = 'due' AND e.next_attempt_at <= statement_timestamp()
             AND ($5::boolean OR (e.unfinished_calls = 0 AND e.last_outcome IS DISTINCT FROM '${NO_CLEAR_ANSWER}'))
             AND NOT EXISTS (SELECT FROM replay_events AS o
@@ -369,7 +371,7 @@ export const claimNamedEvents = async (
       await transaction.query<ClaimedRow>(
         `-- event-replay: claimNamedEvents
        WITH picked AS (
-         SELECT event_id FROM replay_events
+         SELECT ctid AS place FROM replay_events
           WHERE event_id = ANY ($6::text[]) AND status = 'due' AND next_attempt_at <= statement_timestamp()
             AND ($5::boolean OR (unfinished_calls = 0 AND last_outcome IS DISTINCT FROM '${NO_CLEAR_ANSWER}'))
           ORDER BY next_attempt_at, event_created_at, event_id
@@ -398,15 +400,12 @@ export const startCalls = async (
     async (transaction) =>
       await transaction.query<{ event_id: string; backup_status: BackupStatus }>(
         `-- event-replay: startCalls
-       WITH looked_up AS (
-         SELECT r.event_id,
-                CASE WHEN b.status IS NULL THEN 'gone'
-                     WHEN b.status = 'pending' THEN 'pending'
-                     WHEN b.status::text = 'processed' THEN 'processed'
-                     ELSE 'other' END AS backup_status
-           FROM replay_events AS r
-           LEFT JOIN ${events.name} AS b ON b.event_id = r.event_id::${events.idType}
-          WHERE r.event_id = ANY ($2::text[]) AND r.status = 'claimed' AND r.claim_token = $1::uuid
+       WITH looked_up AS MATERIALIZED (
+         SELECT w.event_id, coalesce(
+                  -- One probe of the primary key for each: a join would be free to read the whole table.
+                  (SELECT CASE WHEN b.status::text IN ('pending', 'processed') THEN b.status::text ELSE 'other' END
+                     FROM ${events.name} AS b WHERE b.event_id = w.event_id::${events.idType}), 'gone') AS backup_status
+           FROM unnest($2::text[]) AS w (event_id)
        )
        UPDATE replay_events AS r
           SET status = CASE backup_status WHEN 'pending' THEN 'claimed' ELSE 'done' END,
@@ -420,7 +419,8 @@ export const startCalls = async (
                                                 WHEN 'gone' THEN 'gone'
                                                 ELSE 'not_pending' END
          FROM looked_up
-        WHERE r.event_id = looked_up.event_id AND r.status = 'claimed' AND r.claim_token = $1::uuid
+        WHERE r.event_id = ANY ($2::text[]) AND r.event_id = looked_up.event_id
+          AND r.status = 'claimed' AND r.claim_token = $1::uuid
        RETURNING r.event_id, looked_up.backup_status`,
         [claimToken, eventIds],
       ),

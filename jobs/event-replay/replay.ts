@@ -155,7 +155,7 @@ export class Replay {
         await this.#room.wait(LONGEST_WAIT_MS);
         continue;
       }
-      if (!this.#claims.healthy || this.#ready.length >= this.#settings.lanes) {
+      if (!this.#claims.healthy || this.#ready.length >= this.#reserve()) {
         await this.#room.wait(LONGEST_WAIT_MS);
         continue;
       }
@@ -192,6 +192,12 @@ export class Replay {
     return events;
   }
 
+  /** Calls that are begun in advance: one claim of them, so that no lane waits for the database. */
+  #reserve(): number {
+    const { lanes, batchSize, claimSize } = this.#settings;
+    return Math.max(lanes, Math.ceil(claimSize / batchSize));
+  }
+
   #claimLimit(): number {
     return Math.min(this.#settings.claimSize, this.#toClaim);
   }
@@ -207,6 +213,7 @@ export class Replay {
       await this.#news.wait(LONGEST_WAIT_MS);
       return false;
     }
+    await this.#unparking;
     if (this.#changes !== changes) return false;
     if (this.#settings.mode === 'once') {
       if (!this.#walkEnded) {
@@ -500,7 +507,6 @@ export class Replay {
 
   /** With nothing to send, no digest is learnt: one of the events that wait for a listener asks for it. */
   async #probeForListeners(): Promise<boolean> {
-    await this.#unparking;
     const { mode, looksForMore } = this.#settings;
     const lately = mode === 'once' ? Number.NEGATIVE_INFINITY : Date.now() - UNPARK_EVERY_MS;
     if (!looksForMore || this.#lastAnswerAt > lately || this.#probedAt > lately) return false;
@@ -655,7 +661,7 @@ export class Replay {
   /** More than can be claimed before a first outcome is written: beyond it, a run turns in circles. */
   #mostInHand(): number {
     const { lanes, batchSize, claimSize } = this.#settings;
-    return 2 * lanes * batchSize + 4 * claimSize;
+    return 3 * lanes * batchSize + 5 * claimSize;
   }
 
   #isBusy(): boolean {

@@ -248,6 +248,29 @@ describe('the cause of a missing bill', () => {
   });
 });
 
+describe('conditions of a check', () => {
+  test.each<[object, string[]]>([
+    [{ column: 'currency', op: 'eq', value: 'EUR' }, ['EUR']],
+    [{ column: 'currency', op: 'ne', value: 'EUR' }, ['JPY', 'USD']],
+    [{ column: 'currency', op: 'in', value: ['EUR', 'JPY'] }, ['EUR', 'JPY']],
+    [{ column: 'currency', op: 'notIn', value: ['EUR', 'JPY'] }, ['USD']],
+    [{ column: 'amount_minor', op: 'gte', value: 20 }, ['JPY', 'USD']],
+    [{ column: 'amount_minor', op: 'lt', value: 20 }, ['EUR']],
+    [{ column: 'completed_at', op: 'notNull' }, ['EUR', 'JPY', 'USD']],
+    [{ column: 'completed_at', op: 'isNull' }, []],
+  ])('%j takes what it names and nothing else', async (condition, expected) => {
+    for (const [currency, amountMinor] of [
+      ['EUR', '10'],
+      ['JPY', '20'],
+      ['USD', '30'],
+    ] as const)
+      await addSession(database, { currency, amountMinor });
+    const { facts } = sessionBilling();
+    await full(sessionBilling({ facts: { ...facts, where: [condition] } }));
+    expect((await findingsOf(database)).map(({ currency }) => currency).sort()).toEqual(expected);
+  });
+});
+
 describe('rows without a key', () => {
   test('a fact that no bill can name is missing, a bill that names no fact is an orphan, by their own ids', async () => {
     await database.query(`CREATE TABLE visits (id bigint PRIMARY KEY, number text, at timestamptz)`);

@@ -29,7 +29,8 @@ function tableOf(markdown: string): Record<string, string> {
     else if (!line.startsWith('|')) inTable = false;
     else if (inTable && !/^\|[\s|:-]+$/.test(line)) {
       const [, name = '', initial = ''] = line.split('|').map((cell) => cell.trim().replaceAll('`', ''));
-      rows.push([name, initial]);
+      // An empty cell says the same as `none`.
+      rows.push([name, initial === '' ? 'none' : initial]);
     }
   }
   return Object.fromEntries(rows);

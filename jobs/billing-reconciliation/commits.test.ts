@@ -191,11 +191,12 @@ describe('a role that cannot see when transactions began', () => {
     expect((await seeing('tail')).log).not.toContain('GRANT pg_read_all_stats');
   });
 
-  test('looks at nothing while no time that it remembers is settled', async () => {
+  test('looks at nothing while no time that it remembers is settled, and calls that no success', async () => {
     await other.query('BEGIN');
     await insertSession(randomUUID());
     const session = await addSession(database);
-    const end = await blindly('tail');
+    const end = await blindly('tail', { CF_EXIT_ON_FINDINGS: 'true' });
+    expect(end).toMatchObject({ exitCode: 4, outcome: 'partial' });
     expect(end.counts).toMatchObject({ windows: 0, suspected: 0 });
     expect(end.log).toContain('nothing is known to be settled yet');
     await other.query('COMMIT');

@@ -93,21 +93,23 @@ export async function reconcile(run: CheckRun): Promise<Reconciled> {
   if (!looked) remarks.push('not all findings were looked at again');
   if (coverage !== undefined && !coverage.complete)
     remarks.push(`covered ${coverage.windows} of about ${coverage.plannedWindows} windows`);
-  const gate = context.settings.CF_GATE_SINCE;
+  const { CF_MODE: mode, CF_GATE_SINCE: gate, CF_VERIFY_FROM: from } = context.settings;
+  const blind = horizon.lookTo === undefined && (mode !== 'verify' || from !== undefined);
+  if (blind) remarks.push('nothing could be looked at: no time is known to be settled yet');
   const due = addMs(horizon.now, -plan.check.grace);
   const behind = horizon.lookTo === undefined || horizon.lookTo < due || parseInstantOr(gate) >= due;
   if (gate !== undefined && behind) remarks.push('the horizon has not passed what the gate asks about');
-  const sliceEnded =
-    context.settings.CF_MODE === 'full' && coverage?.complete === false && !context.signal.aborted;
+  const sliceEnded = mode === 'full' && coverage?.complete === false && !context.signal.aborted;
   return {
-    complete: looked && (coverage?.complete !== false || sliceEnded) && !(gate !== undefined && behind),
+    complete:
+      looked && !blind && (coverage?.complete !== false || sliceEnded) && !(gate !== undefined && behind),
     remark: remarks.length === 0 ? undefined : `check ${plan.check.name}: ${remarks.join('; ')}`,
   };
 }
 
 const parseInstantOr = (text: string | undefined): Instant => (text === undefined ? 0n : parseInstant(text));
 
-/** The range that a mode asks for; nothing where no row lies before the horizon. */
+/** Reads what a mode asks for; nothing where no time is known to be settled, or single findings were named. */
 async function sweepMode(run: CheckRun): Promise<Coverage | undefined> {
   const { context, state, horizon, plan, look } = run;
   const { settings } = context;

@@ -172,6 +172,8 @@ function naive(given: Case): Set<string> {
       (fact.currency !== null && [...currencies].some((code) => code !== fact.currency));
     const wrongAmount =
       given.cardinality === 'net_sum' || signed ? differs(net) : rows.some((row) => differs(row.amount));
+    const oneSided = (value: 'amount' | 'currency') =>
+      rows.some((row) => (fact[value] === null ? row[value] !== null : row[value] === null));
     const missing =
       given.cardinality === 'net_sum'
         ? (count === 0 && fact.amount !== 0) ||
@@ -179,7 +181,8 @@ function naive(given: Case): Set<string> {
         : count <= 0;
     if (missing) found.add(`missing ${print(fact)}`);
     else if (given.cardinality === 'one' && count > 1) found.add(`duplicate ${print(fact)}`);
-    else if (wrongCurrency || wrongAmount) found.add(`amount ${print(fact)}`);
+    else if (wrongCurrency || wrongAmount || oneSided('currency') || oneSided('amount'))
+      found.add(`amount ${print(fact)}`);
   }
   for (const bill of live) {
     if (bill.tenant === null || bill.number === null) {

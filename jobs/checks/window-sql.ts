@@ -569,6 +569,8 @@ function billColumns(build: Build): string {
     ledger.amount === null ? 'NULL::numeric AS net' : `sum(${sign} * ${minor}) AS net`,
     ledger.amount === null ? 'NULL::numeric AS low' : `min(${minor}) AS low`,
     ledger.amount === null ? 'NULL::numeric AS high' : `max(${minor}) AS high`,
+    `${countOfUnknown(ledger.amount === null ? undefined : minor)} AS without_amount`,
+    `${countOfUnknown(ledger.currency === null ? undefined : currencyOf(ledger, 'l'))} AS without_currency`,
     ledger.currency === null
       ? 'NULL::text AS currency_low'
       : `min(${currencyOf(ledger, 'l')}) AS currency_low`,
@@ -577,6 +579,10 @@ function billColumns(build: Build): string {
       : `max(${currencyOf(ledger, 'l')}) AS currency_high`,
   ].join(', ');
 }
+
+/** How many rows leave a declared value open; none where it is not declared. */
+const countOfUnknown = (expression: string | undefined): string =>
+  expression === undefined ? '0' : `count(*) FILTER (WHERE ${expression} IS NULL)`;
 
 /** All live ledger rows of one key, over all time, by index. */
 function billsOf(build: Build, key: (n: number) => string): string {
@@ -602,7 +608,17 @@ const tolerance = (build: Build): string =>
     (declared) => declared,
   );
 
-/** What is wrong between `fact` and `bill`, or null. A comparison with an unknown amount is never wrong. */
+/**
+ * Where both sides declare a value, one that only one side knows counts as a difference: it cannot be shown to be
+ * right. Where both leave it open there is nothing to compare.
+ */
+function oneSided(build: Build, value: 'amount' | 'currency', known: string): string {
+  const { facts, ledger } = build.plan.check;
+  if (facts[value] === null || ledger[value] === null) return 'false';
+  return `(fact.${value} IS NULL AND bill.${known} IS NOT NULL) OR (fact.${value} IS NOT NULL AND bill.without_${value} > 0)`;
+}
+
+/** What is wrong between `fact` and `bill`, or null. */
 function verdict(build: Build): string {
   const { check } = build.plan;
   const limit = tolerance(build);
@@ -617,6 +633,8 @@ function verdict(build: Build): string {
   return `CASE WHEN ${missing} THEN 'missing'
        ${check.cardinality === 'one' ? `WHEN ${rows} > 1 THEN 'duplicate'` : ''}
        WHEN bill.currency_low <> bill.currency_high OR bill.currency_low <> fact.currency THEN 'amount'
+       WHEN ${oneSided(build, 'currency', 'currency_low')} THEN 'amount'
+       WHEN ${oneSided(build, 'amount', 'low')} THEN 'amount'
        WHEN ${amountsDiffer} THEN 'amount' END`;
 }
 

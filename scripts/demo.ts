@@ -308,6 +308,7 @@ function report(
       found - (mended[name] ?? 0),
     ];
   });
+  const totalMended = Object.values(mended).reduce((total, count) => total + count, 0);
   const sum = (column: number) => rows.reduce((total, row) => total + Number(row[column] ?? 0), 0);
   rows.push(['Together', sum(1), sum(2), sum(3), sum(4)]);
   const line = (cells: readonly (string | number)[]) =>
@@ -325,7 +326,9 @@ function report(
     '',
     `Of ${result.facts.toLocaleString('en')} sessions, and those completed live until the service was killed (${crashed} events cut off):`,
     `  overlooked ${result.missed}, false alarms ${result.falselyFound}, lost for good ${result.lost}, billed twice by the repair ${result.billedTwice}.`,
-    `  ${result.replayed} events were delivered again, ${result.parked} are parked and wait for a person with the reason noted.`,
+    `  ${result.replayed} events were delivered again: ${totalMended} bills were written, and ${result.replayed - totalMended} events had been billed`,
+    '  already but not marked, so the service returned the same bill. ' +
+      `${result.parked} events are parked with their reason, for a person.`,
     good
       ? paint(['bold', 'green'], `Everything that a replay can mend is mended. It took ${result.seconds} s.`)
       : paint(['bold', 'red'], 'The net has a hole: see the figures above.'),

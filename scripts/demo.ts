@@ -358,4 +358,14 @@ async function keep(
   });
 }
 
-process.exitCode = await main();
+try {
+  process.exitCode = await main();
+} catch (error) {
+  if (String((error as { code?: unknown }).code).startsWith('ERR_PARSE_ARGS')) {
+    process.stderr.write(`${(error as Error).message}\n\n${help}`);
+    process.exitCode = 2;
+  } else {
+    process.stderr.write(`the demo could not go on: ${(error as Error).message}\n`);
+    process.exitCode = 1;
+  }
+}

@@ -8,21 +8,30 @@ export interface FindingGroup {
   readonly status: 'suspected' | 'open' | 'acknowledged';
   readonly currency: string | null;
   readonly findings: number;
-  /** Minor units; null when the check compares no amounts. */
+  /** Minor units, of those findings whose amount is known; null when it is known of none. */
   readonly at_risk_minor: string | null;
+  /** Findings of which nobody can say how much is at risk; never counted as 0. */
+  readonly unknown_amounts: number;
   readonly oldest_at: string | null;
 }
 
-/** What is unsettled, with the money in it: what is owed for a missing bill, what is too much or too little else. */
+/**
+ * What is unsettled, with the money in it: what is owed for a missing bill, what is too much or too little else. A
+ * wrong amount that differs by nothing is one of another currency, or of none: how much is at risk is unknown.
+ */
 export const readFindingGroups = async (transaction: Transaction): Promise<FindingGroup[]> =>
   await transaction.query(
     `-- status: readFindingGroups
      SELECT check_name, kind, cause, status, currency, count(*)::integer AS findings,
-            sum(CASE WHEN kind = 'missing' THEN expected_minor
-                     WHEN kind = 'orphan' THEN actual_minor
-                     ELSE abs(actual_minor - expected_minor) END)::numeric(40, 0)::text AS at_risk_minor,
+            sum(at_risk)::numeric(40, 0)::text AS at_risk_minor,
+            count(*) FILTER (WHERE at_risk IS NULL OR currency IS NULL)::integer AS unknown_amounts,
             min(coalesce(fact_at, first_seen_at)) AS oldest_at
        FROM discrepancies
+      CROSS JOIN LATERAL (
+        SELECT CASE kind WHEN 'missing' THEN expected_minor
+                         WHEN 'orphan' THEN actual_minor
+                         WHEN 'duplicate' THEN abs(actual_minor - expected_minor)
+                         ELSE nullif(abs(actual_minor - expected_minor), 0) END AS at_risk) AS money
       WHERE status IN ('suspected', 'open', 'acknowledged')
       GROUP BY check_name, kind, cause, status, currency
       ORDER BY check_name, kind, cause, status, currency`,

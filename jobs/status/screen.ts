@@ -3,7 +3,7 @@
  * growing or shrinking; what the machine is already doing; whether it needs you; version and weight; one command.
  */
 import { styleText } from 'node:util';
-import type { FindingGroup, ReplayGroup } from './queries.ts';
+import type { FindingGroup } from './queries.ts';
 import type { Status } from './status.ts';
 
 type Style = Parameters<typeof styleText>[0];
@@ -53,7 +53,11 @@ function heading(status: Status, installation: string, paint: Paint): string[] {
   const open = total(openGroups);
   const verdict = {
     clean: paint(['bold', 'green'], 'CLEAN  every fact looked at has its bill'),
-    unverified: paint(['bold', 'yellow'], 'NOT VERIFIED  no check has run to its end yet'),
+    suspected: paint(['bold', 'yellow'], `${total(status.findings)} SUSPECTED  the next run looks again`),
+    unverified: paint(
+      ['bold', 'yellow'],
+      'NOT VERIFIED  nothing is known to be open, but nobody has looked lately',
+    ),
     open: paint(['bold', 'red'], `${open} OPEN ${open === 1 ? 'DISCREPANCY' : 'DISCREPANCIES'}`),
   }[status.verdict];
   return [
@@ -79,7 +83,7 @@ function findings(status: Status, paint: Paint): string[] {
     group.status,
     kindNames[group.kind],
     group.cause ?? '',
-    money(group),
+    moneyAtRisk([group]),
     group.oldest_at === null ? 'unknown' : utc(group.oldest_at),
   ]);
   const { opened, resolved } = status.trend;
@@ -91,22 +95,17 @@ function findings(status: Status, paint: Paint): string[] {
   ];
 }
 
-/** The money in open findings, per currency. What is not known is named, and never counted as 0. */
+/** The money in findings, per currency. What is not known is named, and never counted as 0. */
 function moneyAtRisk(groups: readonly FindingGroup[]): string {
   const sums = new Map<string, bigint>();
   let unknown = 0;
-  for (const group of groups) {
-    if (group.at_risk_minor === null || group.currency === null) unknown += group.findings;
-    else sums.set(group.currency, (sums.get(group.currency) ?? 0n) + BigInt(group.at_risk_minor));
+  for (const { at_risk_minor: minor, currency, unknown_amounts: more } of groups) {
+    unknown += more;
+    if (minor !== null && currency !== null) sums.set(currency, (sums.get(currency) ?? 0n) + BigInt(minor));
   }
   const parts = [...sums].sort().map(([currency, minor]) => inCurrency(minor, currency));
   if (unknown > 0) parts.push(`unknown for ${unknown}`);
   return parts.join(', ');
-}
-
-function money(group: FindingGroup): string {
-  if (group.at_risk_minor === null || group.currency === null) return 'unknown';
-  return inCurrency(BigInt(group.at_risk_minor), group.currency);
 }
 
 /** Minor units as people write them: 214130 EUR cents are 2,141.30 EUR. */
@@ -136,7 +135,7 @@ function machine(status: Status, paint: Paint): string[] {
     );
   }
   if (status.checks.length === 0) lines.push('  no check has run yet');
-  lines.push(`  replay: ${replaySummary(status.replay)}`);
+  lines.push(`  replay: ${replaySummary(status)}`);
   for (const run of status.runs) {
     const silent =
       run.outcome === 'running'
@@ -151,14 +150,20 @@ function machine(status: Status, paint: Paint): string[] {
   return [...lines, ''];
 }
 
-function replaySummary(groups: readonly ReplayGroup[]): string {
-  if (groups.length === 0) return 'nothing pending';
-  return groups
-    .map(
-      (group) =>
-        `${group.events} ${group.status}${group.parked_reason === null ? '' : ` (${group.parked_reason})`}, oldest ${utc(group.oldest_at)}`,
-    )
-    .join('; ');
+function replaySummary({ replay, runs, findings }: Status): string {
+  if (replay.length > 0) {
+    return replay
+      .map((group) => {
+        const reason = group.parked_reason === null ? '' : ` (${group.parked_reason})`;
+        return `${group.events} ${group.status}${reason}, oldest ${utc(group.oldest_at)}`;
+      })
+      .join('; ');
+  }
+  const waiting = total(findings.filter(({ cause }) => cause === 'event_pending'));
+  const never = runs.some(({ job }) => job === 'event-replay') ? '' : ', and it has never run';
+  return waiting === 0
+    ? `nothing taken in${never}`
+    : `nothing taken in, ${waiting} findings wait for it${never}`;
 }
 
 function person(status: Status, paint: Paint): string[] {

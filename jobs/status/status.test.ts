@@ -45,7 +45,9 @@ async function show(args: string[] = [], more: Record<string, string> = {}, colo
   return { code, text, errors };
 }
 
-async function addCheck(verifiedThrough: string | null = '2026-11-20 10:00:00+00'): Promise<void> {
+async function addCheck(
+  verifiedThrough: string | null = new Date(Date.now() - 600_000).toISOString(),
+): Promise<void> {
   await database.query(
     `INSERT INTO counterfoil.checks (name, installation, definition_hash, definition, verified_through)
      VALUES ('session-billing', 'test', 'h', '{}', $1)`,
@@ -98,6 +100,21 @@ describe('the verdict', () => {
     expect(text).toContain('CLEAN');
     expect(text).toContain('Does it need you?  No.');
     expect(code).toBe(0);
+  });
+
+  it('says NOT VERIFIED when the last look is more than two hours old, and CLEAN just before', async () => {
+    await addCheck(new Date(Date.now() - 7_260_000).toISOString());
+    expect((await show()).text).toContain('NOT VERIFIED');
+    await database.query(`UPDATE counterfoil.checks SET verified_through = now() - interval '119 minutes'`);
+    expect((await show()).text).toContain('CLEAN');
+  });
+
+  it('says SUSPECTED, and not clean, while findings wait for their second look', async () => {
+    await addCheck();
+    await addFinding({ kind: 'missing', key: '["1"]', cause: 'event_pending', status: 'suspected' });
+    const { text } = await show();
+    expect(text).toContain('1 SUSPECTED');
+    expect(text).not.toContain('CLEAN');
   });
 
   it('counts open discrepancies, and neither suspected nor acknowledged ones', async () => {
@@ -159,6 +176,23 @@ describe('the screen', () => {
     const { text } = await show();
     expect(text).toContain('0.40 EUR');
     expect(text).toContain('Money at risk: 0.40 EUR, 500 JPY');
+  });
+
+  it('names how many amounts are unknown beside those that are known', async () => {
+    await addCheck();
+    await addFinding({ kind: 'missing', key: '["1"]', cause: 'unknown', expected: 4200, currency: 'EUR' });
+    await addFinding({ kind: 'missing', key: '["2"]', cause: 'unknown', currency: 'EUR' });
+    // Of the same number in another currency: by how much it is wrong, nobody can tell.
+    await addFinding({ kind: 'amount', key: '["3"]', expected: 100, actual: 100, currency: 'EUR' });
+    const { text } = await show();
+    expect(text).toContain('Money at risk: 42.00 EUR, unknown for 2');
+    expect(text).not.toContain('0.00 EUR');
+  });
+
+  it('says that replay has never run while findings wait for it', async () => {
+    await addCheck();
+    await addFinding({ kind: 'missing', key: '["1"]', cause: 'event_pending' });
+    expect((await show()).text).toContain('nothing taken in, 1 findings wait for it, and it has never run');
   });
 
   it('shows minor units where the currency is not one that has a known number of digits', async () => {

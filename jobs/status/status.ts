@@ -18,8 +18,14 @@ import {
 } from './queries.ts';
 import { type RolloutState, readRolloutState } from './rollout-state.ts';
 
-/** `clean`: nothing open and the checks have run. `unverified`: nothing open, but no check has looked yet. */
-export type Verdict = 'clean' | 'unverified' | 'open';
+/**
+ * `open`: at least one finding is. `unverified`: none is, but some check has not been verified lately. `suspected`:
+ * findings that wait for their second look. `clean`: none of these.
+ */
+export type Verdict = 'open' | 'unverified' | 'suspected' | 'clean';
+
+/** `incremental` verifies every hour; twice that without progress is no basis for "clean". */
+const VERIFIED_LATELY_SECONDS = 7_200;
 
 export interface Status {
   readonly at: string;
@@ -59,8 +65,9 @@ export async function readStatus(
 }
 
 /** Nothing found is not clean as long as nobody has looked. */
-function verdictOf(status: Pick<Status, 'findings' | 'checks'>): Verdict {
-  if (status.findings.some((group) => group.status === 'open')) return 'open';
-  const looked = status.checks.length > 0 && status.checks.every((check) => check.verified_through !== null);
-  return looked ? 'clean' : 'unverified';
+function verdictOf({ findings, checks }: Pick<Status, 'findings' | 'checks'>): Verdict {
+  if (findings.some(({ status }) => status === 'open')) return 'open';
+  const verified = checks.every(({ age_seconds: age }) => age !== null && age <= VERIFIED_LATELY_SECONDS);
+  if (checks.length === 0 || !verified) return 'unverified';
+  return findings.some(({ status }) => status === 'suspected') ? 'suspected' : 'clean';
 }

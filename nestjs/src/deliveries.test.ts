@@ -297,7 +297,7 @@ test('an event that cannot be claimed stays pending until a replay', async () =>
       trial.log.lines.some((line) => line.includes('could not be claimed')),
     );
     expect((await trial.replay([eventId])).body.results).toEqual([
-      { eventId, outcome: 'outcome_unknown', retryable: true, error: '57P01' },
+      { eventId, outcome: 'in_flight', retryable: true, error: '57P01' },
     ]);
     cut = false;
     expect((await trial.replay([eventId])).body.results).toEqual([{ eventId, outcome: 'processed' }]);

@@ -35,6 +35,8 @@ export interface ListenerFailure {
 export type Attempt =
   /** In work in this process already, or the process has no room (or is stopping): nothing was claimed. */
   | { kind: 'in_flight' | 'at_capacity' }
+  /** The database refused or lost the claim: nothing was started. `error` is a class or code. */
+  | { kind: 'claim_failed'; error: string }
   /** Nothing to claim: no committed pending row, or every listener has succeeded or is under a live lease. */
   | { kind: 'unclaimed' }
   /** Listeners ran. `closed`: the event is processed. `unrecorded`: an outcome could not be written. */
@@ -106,21 +108,12 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
       this.logger.warn({ message: 'Event has no listener and stays pending', eventId, eventName });
       return;
     }
-    void this.attempt(event, 'Event published').then(
-      (attempt) => {
-        if (attempt.kind === 'at_capacity') this.noteNoRoom();
-      },
-      (error: unknown) =>
-        this.logger.error({
-          message: 'Event could not be claimed and stays pending',
-          eventId: event.eventId,
-          eventName: event.eventName,
-          error: errorCode(error),
-        }),
-    );
+    void this.attempt(event, 'Event published').then((attempt) => {
+      if (attempt.kind === 'at_capacity') this.noteNoRoom();
+    });
   }
 
-  /** Delivers an event as soon as there is room; gives up waiting, as `at_capacity`, when `signal` aborts. */
+  /** Delivers an event as soon as there is room, and never rejects; gives up waiting, as `at_capacity`, when `signal` aborts. */
   async attemptWhenRoom(event: DeliverableEvent, signal: AbortSignal, onStart: () => void): Promise<Attempt> {
     const wake = (): void => this.wakeRoomWaiters();
     signal.addEventListener('abort', wake, { once: true });
@@ -194,11 +187,23 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     this.inWork.set(eventId, work);
     try {
       const listeners = this.registry.listenersOf(eventName);
-      const claimed = await this.claims.submit({
-        eventId,
-        listeners: listeners.map(({ name }) => name),
-        leaseOwner,
-      });
+      let claimed: readonly ClaimedListener[];
+      try {
+        claimed = await this.claims.submit({
+          eventId,
+          listeners: listeners.map(({ name }) => name),
+          leaseOwner,
+        });
+      } catch (thrown) {
+        const error = errorCode(thrown);
+        this.logger.error({
+          message: 'Event could not be claimed and stays pending',
+          eventId,
+          eventName,
+          error,
+        });
+        return { kind: 'claim_failed', error };
+      }
       if (claimed.length === 0) return { kind: 'unclaimed' };
       this.logger.log({ message, eventId, eventName });
       return await this.runClaimed(event, work, listeners, claimed);

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { Pool } from 'pg';
@@ -251,6 +252,106 @@ describe('the outcome is', () => {
     slow.open();
     await eventually('processed', () => isProcessed(database, eventId));
     expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'already_processed' });
+  });
+});
+
+describe('what could not be started or finished is not said to be', () => {
+  /** An application whose database user may do less, or nothing, with the deliveries. */
+  const withLess = async (privileges: string) => {
+    const role = `less_${randomBytes(6).toString('hex')}`;
+    await database.query(`create role ${role} login password 'less'`);
+    await database.query(`grant select, update on event_backups to ${role}`);
+    if (privileges !== '') await database.query(`grant ${privileges} on event_deliveries to ${role}`);
+    const url = new URL(database.url);
+    url.username = role;
+    url.password = 'less';
+    const less = await startTrial(url.href, [Billing]);
+    return {
+      less,
+      async stop() {
+        await less.stop();
+        await database.query(`drop owned by ${role}`);
+        await database.query(`drop role ${role}`);
+      },
+    };
+  };
+
+  test.each([
+    ['the claim is not allowed', 'select, update'],
+    ['the table cannot be reached at all', ''],
+  ])('in_flight with the code where %s: nothing was started', async (_title, privileges) => {
+    const eventId = await pending();
+    let runs = 0;
+    bill = () => {
+      runs += 1;
+    };
+    const { less, stop } = await withLess(privileges);
+    try {
+      expect((await less.replay([eventId])).body.results).toEqual([
+        { eventId, outcome: 'in_flight', retryable: true, error: '42501' },
+      ]);
+      expect(runs).toBe(0);
+      expect(await deliveryRows(database, eventId)).toEqual([]);
+    } finally {
+      await stop();
+    }
+  });
+
+  const succeeded = async (): Promise<string> => {
+    const eventId = await pending();
+    await database.query(
+      `insert into event_deliveries (event_id, listener, status, attempts) values ($1, 'bill', 'succeeded', 1)`,
+      [eventId],
+    );
+    return eventId;
+  };
+
+  test('outcome_unknown where every listener has succeeded and the event does not let itself be closed', async () => {
+    const eventId = await succeeded();
+    await database.query(
+      `create function keep_row() returns trigger language plpgsql as 'begin return null; end'`,
+    );
+    await database.query(
+      'create trigger keep_row before update on event_backups for each row execute function keep_row()',
+    );
+    try {
+      const unknown = { eventId, outcome: 'outcome_unknown', retryable: true, error: 'event_not_closed' };
+      expect(await replayOne(eventId)).toEqual(unknown);
+    } finally {
+      await database.query('drop function keep_row cascade');
+    }
+    expect(await isProcessed(database, eventId)).toBe(false);
+    expect(await replayOne(eventId)).toEqual({ eventId, outcome: 'already_processed' });
+    expect(await isProcessed(database, eventId)).toBe(true);
+  });
+
+  test.each([
+    [
+      'closed it',
+      `update event_backups set status = 'processed', processed_at = now() where event_id = $1`,
+      'already_processed',
+    ],
+    ['reopened a listener', `update event_deliveries set status = 'failed' where event_id = $1`, 'in_flight'],
+    ['removed the event', 'delete from event_backups where event_id = $1', 'not_found'],
+  ])('what stands there then, where somebody %s meanwhile', async (_title, change, outcome) => {
+    const eventId = await succeeded();
+    const pool = new Pool({ connectionString: database.url });
+    const inner = pgDriver(pool);
+    const raced = await startTrial(database.url, [Billing], {
+      driver: {
+        transaction: (work) => inner.transaction(work),
+        async run(text, params) {
+          if (text.includes('close-event')) await database.query(change, [eventId]);
+          return await inner.run(text, params);
+        },
+      },
+    });
+    try {
+      expect((await raced.replay([eventId])).body.results).toMatchObject([{ eventId, outcome }]);
+    } finally {
+      await raced.stop();
+      await pool.end();
+    }
   });
 });
 

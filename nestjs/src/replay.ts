@@ -17,13 +17,13 @@ export const REPLAY_OUTCOMES = {
   processed: 'every listener has now succeeded',
   already_processed: 'every listener had succeeded before; nothing was run',
   in_flight:
-    'a listener runs under a live lease, or the process has no room (error at_capacity): ask again later',
+    'a listener runs under a live lease, or this request started none: no room (error at_capacity), or the database failed before (error: its code). Ask again later',
   not_found: 'there is no such event',
   no_listener: 'no listener of this version takes the event; another digest of listeners may',
   unknown_version: 'listeners take another version of this event, none takes this one',
   invalid_payload: 'the stored payload has not the form its listeners expect',
   outcome_unknown:
-    'a listener still runs at the deadline, or its outcome could not be recorded: ask again later',
+    'a listener still runs at the deadline, or its outcome or that of the event could not be recorded: ask again later',
   failed: 'a listener failed; retryable says whether trying again may help',
 } as const;
 
@@ -148,8 +148,15 @@ export class Replay {
         return { outcome: 'in_flight', retryable: true };
       case 'at_capacity':
         return NO_ROOM;
+      case 'claim_failed':
+        return { outcome: 'in_flight', retryable: true, error: attempt.error };
       case 'unclaimed':
-        return this.explain(event, await selectEventState(this.options.driver, event.eventId));
+        try {
+          return await this.explain(event);
+        } catch (thrown) {
+          // Nothing was started, so that nothing is unknown but the state.
+          return { outcome: 'in_flight', retryable: true, error: this.noteFailure(event, thrown) };
+        }
       case 'ran': {
         const [first] = attempt.failures;
         if (first !== undefined) {
@@ -162,14 +169,25 @@ export class Replay {
         if (attempt.unrecorded)
           return { outcome: 'outcome_unknown', retryable: true, error: 'outcome_not_recorded' };
         if (attempt.closed) return { outcome: 'processed' };
-        const finding = await this.explain(event, await selectEventState(this.options.driver, event.eventId));
+        const finding = await this.explain(event);
         return finding.outcome === 'already_processed' ? { outcome: 'processed' } : finding;
       }
     }
   }
 
   /** Why an event is not closed although nothing of it was left for this process to run. */
-  private async explain(event: StoredEvent, state: EventState | undefined): Promise<Finding> {
+  private async explain(event: StoredEvent): Promise<Finding> {
+    const { driver } = this.options;
+    const finding = this.interpret(event, await selectEventState(driver, event.eventId));
+    if (finding !== undefined) return finding;
+    if (await closeEvent(driver, event.eventId)) return { outcome: 'already_processed' };
+    // Somebody else was faster, or the row cannot be changed: only what stands there now is certain.
+    const then = this.interpret(event, await selectEventState(driver, event.eventId));
+    return then ?? { outcome: 'outcome_unknown', retryable: true, error: 'event_not_closed' };
+  }
+
+  /** What a state says about its event; undefined where every listener has succeeded and only closing is left. */
+  private interpret(event: StoredEvent, state: EventState | undefined): Finding | undefined {
     if (state === undefined) return { outcome: 'not_found' };
     if (state.status === 'processed') return { outcome: 'already_processed' };
     if (state.running.length > 0) return { outcome: 'in_flight', retryable: true };
@@ -177,8 +195,7 @@ export class Replay {
     if (state.open.some((listener) => own.has(listener))) return { outcome: 'in_flight', retryable: true };
     // Another version's listener has not succeeded: only that version can say that the event is processed.
     if (state.open.length > 0) return { outcome: 'no_listener', error: 'listener_not_registered' };
-    await closeEvent(this.options.driver, event.eventId);
-    return { outcome: 'already_processed' };
+    return undefined;
   }
 
   /** What a replay would meet, without running or writing anything. */
@@ -194,14 +211,19 @@ export class Replay {
   }
 
   /** A database that fails in the middle leaves the outcome of this event unknown, and those of the others alone. */
-  private async orUnknown({ eventId, eventName }: StoredEvent, work: Promise<Finding>): Promise<Finding> {
+  private async orUnknown(event: StoredEvent, work: Promise<Finding>): Promise<Finding> {
     try {
       return await work;
     } catch (thrown) {
-      const error = errorCode(thrown);
-      this.logger.error({ message: 'Event could not be replayed', eventId, eventName, error });
-      return { outcome: 'outcome_unknown', retryable: true, error };
+      return { outcome: 'outcome_unknown', retryable: true, error: this.noteFailure(event, thrown) };
     }
+  }
+
+  /** Logs what kept an event from being answered and gives its code. */
+  private noteFailure({ eventId, eventName }: StoredEvent, thrown: unknown): string {
+    const error = errorCode(thrown);
+    this.logger.error({ message: 'Event could not be replayed', eventId, eventName, error });
+    return error;
   }
 }
 

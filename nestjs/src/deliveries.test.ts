@@ -218,7 +218,7 @@ test('shutdown waits for the listeners in work, and starts no replay meanwhile',
   const eventId = await trial.publish();
   await eventually('the run', () => runs === 1);
   const drained = trial.deliveries.drain();
-  expect((await trial.replay([eventId])).status).toBe(503);
+  expect(await trial.replay([eventId])).toMatchObject({ status: 503, outcome: 'not-started' });
   slow.open();
   await drained;
   expect(await isProcessed(database, eventId)).toBe(true);

@@ -9,5 +9,11 @@ export { type BackedDelivery, type BackedListenerOptions, OnBackedEvent } from '
 export { type CounterfoilOptions, OptionsRefusedError } from './options.js';
 export { PayloadRefusedError } from './payload-text.js';
 export { CommitRefusedError, pgDriver, TransactionOverError } from './pg-driver.js';
-export { REPLAY_OUTCOMES, type ReplayAnswer, type ReplayOutcome, type ReplayResult } from './replay.js';
+export {
+  NOT_STARTED_HEADER,
+  REPLAY_OUTCOMES,
+  type ReplayAnswer,
+  type ReplayOutcome,
+  type ReplayResult,
+} from './replay.js';
 export { MAX_REPLAY_IDS, REPLAY_DEADLINE_MS } from './replay-request.js';

@@ -355,6 +355,32 @@ describe('what could not be started or finished is not said to be', () => {
   });
 });
 
+describe('the header counterfoil-outcome: not-started', () => {
+  test('marks a 503 of a database that does not answer', async () => {
+    const pool = new Pool({ connectionString: database.url });
+    const inner = pgDriver(pool);
+    let select = 'select pg_terminate_backend(pg_backend_pid())';
+    const away = await startTrial(database.url, [Billing], {
+      driver: { transaction: (work) => inner.transaction(work), run: () => inner.run(select, []) },
+    });
+    try {
+      expect(await away.replay(['a'])).toMatchObject({ status: 503, outcome: 'not-started' });
+      select = 'select pg_sleep(1)';
+      const late = await away.replay(['a'], { deadlineMs: 200 });
+      expect(late).toMatchObject({ status: 503, outcome: 'not-started' });
+    } finally {
+      await away.stop();
+      await pool.end();
+    }
+  });
+
+  test('is not on an answer, nor on a refusal that asking again does not mend', async () => {
+    expect(await trial.replay(['nowhere'])).toMatchObject({ status: 200, outcome: null });
+    expect(await trial.post({})).toMatchObject({ status: 400, outcome: null });
+    expect(await trial.post({ eventIds: ['a'] }, {})).toMatchObject({ status: 401, outcome: null });
+  });
+});
+
 test('a dry run says what it would meet and changes nothing', async () => {
   const [would, done, running] = [await pending(), await pending(), await pending()];
   await trial.replay([done]);

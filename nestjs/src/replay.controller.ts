@@ -9,12 +9,14 @@ import {
   Injectable,
   NotFoundException,
   Post,
+  Res,
   UnauthorizedException,
   UseGuards,
 } from '@nestjs/common';
+import { HttpAdapterHost } from '@nestjs/core';
 import { bearerMatches } from './bearer-token.js';
 import { OPTIONS, type ResolvedOptions } from './options.js';
-import { Replay, type ReplayAnswer } from './replay.js';
+import { NOT_STARTED_HEADER, NotStartedException, Replay, type ReplayAnswer } from './replay.js';
 import { parseReplayRequest } from './replay-request.js';
 
 /** Lets only the configured bearer token through; without one, the endpoint does not exist. */
@@ -39,7 +41,10 @@ export class ReplayTokenGuard implements CanActivate {
 @Controller('admin/events/replay')
 @UseGuards(ReplayTokenGuard)
 export class ReplayController {
-  constructor(@Inject(Replay) private readonly replay: Replay) {}
+  constructor(
+    @Inject(Replay) private readonly replay: Replay,
+    @Inject(HttpAdapterHost) private readonly host: HttpAdapterHost,
+  ) {}
 
   /** Replays the events named in the body; the answer's form is `ReplayAnswer`. */
   @Post()
@@ -47,7 +52,17 @@ export class ReplayController {
   async replayEvents(
     @Body() body: unknown,
     @Headers('idempotency-key') idempotencyKey: string | undefined,
+    @Res({ passthrough: true }) response: unknown,
   ): Promise<ReplayAnswer> {
-    return await this.replay.run(parseReplayRequest(body, idempotencyKey));
+    const request = parseReplayRequest(body, idempotencyKey);
+    try {
+      return await this.replay.run(request);
+    } catch (error) {
+      // On the response, since the body belongs to whatever exception filter the service has.
+      if (error instanceof NotStartedException) {
+        this.host.httpAdapter.setHeader(response, NOT_STARTED_HEADER.name, NOT_STARTED_HEADER.value);
+      }
+      throw error;
+    }
   }
 }

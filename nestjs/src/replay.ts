@@ -30,6 +30,15 @@ export const REPLAY_OUTCOMES = {
 /** One of the words in REPLAY_OUTCOMES. */
 export type ReplayOutcome = keyof typeof REPLAY_OUTCOMES;
 
+/**
+ * The response header of a refusal after which nothing was started and asking again may help: it tells the service's
+ * own 503 from that of a proxy, behind which a listener may have run.
+ */
+export const NOT_STARTED_HEADER = { name: 'counterfoil-outcome', value: 'not-started' } as const;
+
+/** Nothing was started, and asking again may help: 503 with NOT_STARTED_HEADER. */
+export class NotStartedException extends ServiceUnavailableException {}
+
 /** The answer for one event. */
 export interface ReplayResult {
   eventId: string;
@@ -66,11 +75,11 @@ export class Replay {
 
   /**
    * Replays up to 100 events at once. What still runs at the deadline goes on under its lease and is answered
-   * `outcome_unknown`. Throws 503 when the service is stopping or its database does not answer; nothing ran then.
+   * `outcome_unknown`. Throws
+   * NotStartedException when the service is stopping or its database does not answer; nothing ran then.
    */
   async run({ eventIds, deadlineMs, dryRun, idempotencyKey }: ReplayRequest): Promise<ReplayAnswer> {
-    if (this.deliveries.stopping)
-      throw new ServiceUnavailableException('the service is stopping: ask another pod');
+    if (this.deliveries.stopping) throw new NotStartedException('the service is stopping: ask another pod');
     const budgetMs = deadlineMs - Math.min(ANSWER_MAX_MS, Math.round(deadlineMs * ANSWER_SHARE));
     const deadline = new AbortController();
     const timer = setTimeout(() => deadline.abort(), budgetMs);
@@ -80,7 +89,7 @@ export class Replay {
     try {
       const stored = await Promise.race([this.load(eventIds), expired]);
       if (stored === undefined)
-        throw new ServiceUnavailableException('the database did not answer in time: nothing was run');
+        throw new NotStartedException('the database did not answer in time: nothing was run');
       const results = await Promise.all(
         eventIds.map(async (eventId): Promise<ReplayResult> => {
           const event = stored.get(eventId);
@@ -113,7 +122,7 @@ export class Replay {
       return new Map(events.map((event) => [event.eventId, event]));
     } catch (error) {
       this.logger.error({ message: 'Events could not be read for a replay', error: errorCode(error) });
-      throw new ServiceUnavailableException('the database did not answer: nothing was run');
+      throw new NotStartedException('the database did not answer: nothing was run');
     }
   }
 

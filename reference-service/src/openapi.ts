@@ -1,4 +1,4 @@
-import { MAX_REPLAY_IDS, REPLAY_DEADLINE_MS, REPLAY_OUTCOMES } from '@counterfoil/nestjs';
+import { MAX_REPLAY_IDS, NOT_STARTED_HEADER, REPLAY_DEADLINE_MS, REPLAY_OUTCOMES } from '@counterfoil/nestjs';
 import type { INestApplication } from '@nestjs/common';
 import { DocumentBuilder, type OpenAPIObject, SwaggerModule } from '@nestjs/swagger';
 import type { Settings } from './settings.js';
@@ -85,7 +85,16 @@ const replayOperation: Operation = {
     400: { description: 'The body is malformed; the message says where.' },
     401: { description: 'The token is missing or wrong.' },
     413: { description: `More than ${MAX_REPLAY_IDS} ids.` },
-    503: { description: 'The service is stopping or its database does not answer; nothing was run.' },
+    503: {
+      description: 'The service is stopping or its database does not answer; nothing was started.',
+      headers: {
+        [NOT_STARTED_HEADER.name]: {
+          description: 'Nothing was started: ask again. A 503 without it comes from something in between.',
+          required: true,
+          schema: { type: 'string', enum: [NOT_STARTED_HEADER.value] },
+        },
+      },
+    },
   },
 };
 

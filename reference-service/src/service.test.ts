@@ -181,6 +181,8 @@ test('the health endpoints answer, and the API describes itself with every outco
   ]);
   const answer = body.paths['/admin/events/replay'].post.responses['200'].content['application/json'].schema;
   expect(answer.properties.results.items.properties.outcome.enum).toEqual(Object.keys(REPLAY_OUTCOMES));
+  const refused = body.paths['/admin/events/replay'].post.responses['503'];
+  expect(refused.headers['counterfoil-outcome'].schema.enum).toEqual(['not-started']);
 });
 
 test('without a token and without FAULTS there is no admin endpoint, nor a word of it in the API', async () => {
@@ -228,7 +230,8 @@ test('a service whose database is away is alive, not ready, and does not end', a
     expect((await away.get('/health/live')).status).toBe(200);
     expect((await away.get('/health/ready')).status).toBe(503);
     expect((await away.post(`/sessions/${crypto.randomUUID()}/complete`)).status).toBe(500);
-    expect((await away.admin('/admin/events/replay', { eventIds: ['a'] })).status).toBe(503);
+    const refused = await away.admin('/admin/events/replay', { eventIds: ['a'] });
+    expect(refused).toMatchObject({ status: 503, outcome: 'not-started' });
   } finally {
     await away.stop();
   }

@@ -54,6 +54,8 @@ const log = new LogLines();
 /** An answer over HTTP. */
 export interface Answer {
   status: number;
+  /** The header counterfoil-outcome. */
+  outcome: string | null;
   body: ReplayAnswer & { message?: unknown };
 }
 
@@ -117,7 +119,8 @@ export async function startTrial(
       headers: { 'content-type': 'application/json', ...headers },
       body: typeof body === 'string' ? body : JSON.stringify(body),
     });
-    return { status: response.status, body: (await response.json()) as Answer['body'] };
+    const outcome = response.headers.get('counterfoil-outcome');
+    return { status: response.status, outcome, body: (await response.json()) as Answer['body'] };
   };
   return {
     app,

@@ -9,6 +9,8 @@ export const TOKEN = 'the-token-of-the-trial';
 /** An answer over HTTP. */
 export interface Answer {
   status: number;
+  /** The header counterfoil-outcome. */
+  outcome: string | null;
   text: string;
   // biome-ignore lint/suspicious/noExplicitAny: a test says itself what it expects of a body.
   body: any;
@@ -78,7 +80,8 @@ export async function startService(
     const response = await fetch(url + path, init);
     const text = await response.text();
     const isJson = response.headers.get('content-type')?.includes('json') === true;
-    return { status: response.status, text, body: isJson ? JSON.parse(text) : undefined };
+    const outcome = response.headers.get('counterfoil-outcome');
+    return { status: response.status, outcome, text, body: isJson ? JSON.parse(text) : undefined };
   };
   const post: ServiceProcess['post'] = (path, body = {}, headers = {}) =>
     request(path, {

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { type Bench, openBench } from '../../test/event-replay/bench.ts';
+import { type Bench, openBench, startInProcess } from '../../test/event-replay/bench.ts';
 import { claimDueEventsText } from './queries.ts';
 
 let bench: Bench;
@@ -204,5 +204,72 @@ describe('requests', () => {
     await bench.run();
     expect(await request(id)).toMatchObject({ status: 'done', result: { taken_in: 1, done: 1, parked: 0 } });
     expect(await bench.status('slow')).toMatchObject({ handler_attempts: 2 });
+  });
+
+  it('are refused where they cannot be understood, and hold up neither the intake nor later requests', async () => {
+    await bench.addEvents([{ id: 'overdue' }, { id: 'young', ageSeconds: 1 }]);
+    const odd = await ask({ from: '2026-01-01T00:00:00+23:00', to: '2026-01-02T00:00:00Z' });
+    const yearZero = await ask({ from: '0000-01-01T00:00:00Z', to: '2026-12-01T00:00:00Z' });
+    const good = await ask({ event_ids: ['young'] });
+    const run = await bench.run();
+    expect(run.exitCode, run.log).toBe(0);
+    expect(await request(odd)).toMatchObject({ status: 'done', result: { pending: 0 } });
+    expect(await request(yearZero)).toEqual({
+      status: 'refused',
+      result: { problem: expect.stringContaining('1970 to 2199') },
+    });
+    expect(await request(good)).toMatchObject({ status: 'done', result: { taken_in: 1, done: 1 } });
+    expect(sent().sort()).toEqual(['overdue', 'young']);
+  });
+
+  it('that fail are refused for a value, put off for anything else, and hold up nothing', async () => {
+    await bench.addEvents([{ id: 'overdue' }, { id: 'value' }, { id: 'else' }]);
+    await bench.database.query(`
+      CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF new.event_id = 'value' THEN RAISE EXCEPTION 'a value' USING ERRCODE = '22008'; END IF;
+        RAISE EXCEPTION 'something else'; END $$;
+      CREATE TRIGGER fail BEFORE INSERT ON counterfoil.replay_events FOR EACH ROW
+        WHEN (new.request_id IS NOT NULL) EXECUTE FUNCTION fail()`);
+    const value = await ask({ event_ids: ['value'] });
+    const other = await ask({ event_ids: ['else'] });
+    const run = await bench.run();
+    await bench.database.query('DROP TRIGGER fail ON counterfoil.replay_events; DROP FUNCTION fail()');
+    expect(run.exitCode, run.log).toBe(0);
+    expect(await request(value)).toMatchObject({
+      status: 'refused',
+      result: { problem: expect.any(String) },
+    });
+    expect(await request(other)).toMatchObject({ status: 'open' });
+    expect(await bench.statuses()).toEqual({ done: 3 });
+    await bench.run();
+    expect(await request(other)).toMatchObject({ status: 'done' });
+  });
+
+  it('of a large range are taken in beside the calls, and no longer than until SIGTERM', async () => {
+    await bench.database.query(
+      `INSERT INTO event_backups (event_id, event_name, payload, status, created_at)
+       SELECT 'r' || i, 'n', '{}', 'pending', now() AT TIME ZONE 'UTC' FROM generate_series(1, 60000) AS i`,
+    );
+    const id = await ask({ from: '2020-01-01T00:00:00Z', to: '2100-01-01T00:00:00Z' });
+    const run = startInProcess(bench.environment({ CF_MODE: 'continuous', CF_GRACE_SECONDS: '86400' }));
+    await bench.endpoint.arrived(1);
+    expect(await request(id)).toMatchObject({ status: 'open' });
+    run.stop();
+    const { exitCode, log } = await run.ended;
+    expect(exitCode, log).toBe(0);
+    expect(await request(id)).toMatchObject({ status: 'open' });
+  });
+});
+
+describe('a walk over many parked events', () => {
+  it('does not pause before its end, so that a fresh event is taken in at once', async () => {
+    await addParked(40_000);
+    await bench.addEvents([{ id: 'fresh', ageSeconds: 100 }]);
+    const startedAt = Date.now();
+    const run = startInProcess(bench.environment({ CF_MODE: 'continuous', CF_POLL_SECONDS: '5' }));
+    await bench.endpoint.arrived(1);
+    expect(Date.now() - startedAt).toBeLessThan(8_000);
+    run.stop();
+    await run.ended;
   });
 });

@@ -34,10 +34,10 @@ const NEWEST_PAGES = 4;
 
 export class Intake {
   readonly #database: Database;
-  readonly #logger: Logger;
   readonly #events: EventsTable;
   readonly #settings: IntakeSettings;
   readonly #counts: ReplayCounts;
+  readonly #requests: AsyncGenerator<boolean>;
   #walk: Cursor;
   #newest: Cursor | undefined;
 
@@ -49,23 +49,21 @@ export class Intake {
     counts: ReplayCounts,
   ) {
     this.#database = database;
-    this.#logger = logger;
     this.#events = events;
     this.#settings = settings;
     this.#counts = counts;
+    const { installation, runId } = settings;
+    this.#requests = takeOpenRequests({ database, logger, events, installation, runId }, counts);
     this.#walk = firstCursor(events.idType);
   }
 
-  /** One cycle. Says whether it found work, and whether the walk has come to its end. */
+  /** One cycle. Says whether it found work, and whether the walk and the open requests have come to their end. */
   async cycle(): Promise<{ readonly found: boolean; readonly walkEnded: boolean }> {
     const before = this.#found();
     await this.reclaim();
     if (!this.#settings.looksForMore) return { found: this.#found() > before, walkEnded: true };
     const { installation, runId } = this.#settings;
-    await takeOpenRequests(
-      { database: this.#database, logger: this.#logger, events: this.#events, installation, runId },
-      this.#counts,
-    );
+    const { value: moreRequests } = await this.#requests.next();
     this.#counts.requests += await finishRequests(this.#database, installation, runId);
     await this.#takeInNewest();
     const page = await this.#takeIn(this.#walk);
@@ -73,7 +71,7 @@ export class Intake {
     // The newest are walked from the end of the whole walk on; until then there is no such place.
     if (walkEnded) this.#newest = page.last ?? this.#newest;
     this.#walk = walkEnded ? firstCursor(this.#events.idType) : (page.last ?? this.#walk);
-    return { found: this.#found() > before, walkEnded };
+    return { found: this.#found() > before, walkEnded: walkEnded && moreRequests !== true };
   }
 
   /** Makes due again what somebody claimed who is gone. */

@@ -187,10 +187,8 @@ async function session(
   const { settings, database, logger, runId, signal } = context;
   const eventIds = settings.CF_EVENT_IDS && normalizeIds(settings.CF_EVENT_IDS, events.idType);
   if (eventIds !== undefined) {
-    logger.info(
-      await takeNamed({ database, logger, events }, counts, settings.CF_EVENT_IDS ?? [], null),
-      'took in the events that were named',
-    );
+    const portions = takeNamed({ database, logger, events }, counts, settings.CF_EVENT_IDS ?? [], null);
+    for await (const soFar of portions) logger.info(soFar, 'took in the events that were named');
   }
   const publisher = createPublisher({
     url: settings.CF_REPLAY_URL,

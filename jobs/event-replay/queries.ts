@@ -551,6 +551,8 @@ export interface AskedFor {
   readonly takenIn: number;
   /** Parked, and taken up again. */
   readonly unparked: number;
+  /** Parked, and left so. */
+  readonly parked: number;
   /** Due or in work already. */
   readonly alreadyDue: number;
   /** Not pending: nothing to replay. */
@@ -561,13 +563,14 @@ export interface AskedFor {
   readonly unknown: readonly string[];
 }
 
-/** Takes in the named events whatever their age, and takes up those that were parked. */
+/** Takes in the named events whatever their age; parked ones are taken up where `unparks` says so. */
 export const takeInNamedEvents = async (
   database: Database,
   events: EventsTable,
   asked: {
     readonly eventIds: readonly string[];
     readonly requestId: string | null;
+    readonly unparks: boolean;
   },
 ): Promise<AskedFor> => {
   const { createdAt, aggregateKey, publishedHash, leased } = partsOf(events);
@@ -575,18 +578,23 @@ export const takeInNamedEvents = async (
     const rows = await transaction.query<{ event_id: string; found: keyof AskedFor }>(
       `-- event-replay: takeInNamedEvents
        WITH asked AS MATERIALIZED (
-         SELECT w.event_id AS asked_id, b.event_id, b.event_name::text AS event_name, ${createdAt} AS created_at,
-                ${aggregateKey('$3')} AS aggregate_key,
-                ${publishedHash} AS published_hash,
-                CASE WHEN b.event_id IS NULL THEN 'unknown'
+         SELECT w.event_id AS asked_id, b.event_name, b.created_at, b.aggregate_key, b.published_hash,
+                CASE WHEN b.status IS NULL THEN 'unknown'
                      WHEN b.status <> 'pending' THEN 'notPending'
-                     WHEN ${leased} THEN 'leased'
+                     WHEN b.leased THEN 'leased'
                      WHEN r.status IN ('due', 'claimed') THEN 'alreadyDue'
+                     WHEN r.status = 'parked' AND NOT $4::boolean THEN 'parked'
                      WHEN r.status = 'parked' THEN 'unparked'
                      ELSE 'takenIn' END AS found
            FROM unnest($1::text[]) AS w (event_id)
-           LEFT JOIN ${events.name} AS b ON b.event_id = w.event_id::${events.idType}
-           LEFT JOIN replay_events AS r ON r.event_id = w.event_id
+           -- One probe of a primary key for each: a join would be free to read the whole table.
+           LEFT JOIN LATERAL (SELECT b.status::text AS status, b.event_name::text AS event_name,
+                                     ${createdAt} AS created_at, ${aggregateKey('$3')} AS aggregate_key,
+                                     ${publishedHash} AS published_hash, ${leased} AS leased
+                                FROM ${events.name} AS b
+                               WHERE b.event_id = w.event_id::${events.idType} LIMIT 1) AS b ON true
+           LEFT JOIN LATERAL (SELECT r.status FROM replay_events AS r
+                               WHERE r.event_id = w.event_id LIMIT 1) AS r ON true
        ), taken AS (
          INSERT INTO replay_events AS r (event_id, event_name, event_created_at, aggregate_key, published_hash,
                                          next_attempt_at, request_id)
@@ -594,6 +602,7 @@ export const takeInNamedEvents = async (
                 least(a.created_at, statement_timestamp()), $2::bigint
            FROM asked AS a WHERE a.found IN ('takenIn', 'unparked', 'alreadyDue')
           ORDER BY a.asked_id
+         -- What was done or parked gets all its attempts again; what is due or in work keeps what it has burnt.
          ON CONFLICT (event_id) DO UPDATE
             SET status = CASE r.status WHEN 'claimed' THEN 'claimed' ELSE 'due' END,
                 next_attempt_at = least(r.event_created_at, statement_timestamp()),
@@ -602,14 +611,16 @@ export const takeInNamedEvents = async (
                 unfinished_calls = CASE WHEN r.status IN ('parked', 'done') THEN 0 ELSE r.unfinished_calls END,
                 parked_at = NULL, parked_reason = NULL, finished_at = NULL,
                 request_id = coalesce(excluded.request_id, r.request_id)
+          WHERE $4::boolean OR r.status <> 'parked'
        )
        SELECT asked_id AS event_id, found FROM asked`,
-      [asked.eventIds, asked.requestId, events.aggregateKey ?? null],
+      [asked.eventIds, asked.requestId, events.aggregateKey ?? null, asked.unparks],
     );
     const numberOf = (found: keyof AskedFor) => rows.filter((row) => row.found === found).length;
     return {
       takenIn: numberOf('takenIn'),
       unparked: numberOf('unparked'),
+      parked: numberOf('parked'),
       alreadyDue: numberOf('alreadyDue'),
       notPending: numberOf('notPending'),
       leased: numberOf('leased'),
@@ -618,80 +629,44 @@ export const takeInNamedEvents = async (
   });
 };
 
-/** One page of the pending events of a time range, whatever their age; parked ones stay parked. */
-export const takeInRange = async (
+export interface RangePage {
+  readonly eventIds: readonly string[];
+  /** The key of the last one; nothing where there was none. */
+  readonly last: Cursor | undefined;
+}
+
+/** One page of the pending events of a time range, whatever their age. */
+export const readRange = async (
   database: Database,
   events: EventsTable,
   range: {
     readonly from: string;
     readonly to: string;
     readonly publishedHash: string | null;
-    readonly requestId: string;
     readonly after: Cursor;
     readonly size: number;
   },
-): Promise<{ scanned: number; takenIn: number; last: Cursor | undefined }> => {
-  const { createdAt, inColumnType, aggregateKey, publishedHash, leased } = partsOf(events);
-  return await database.transaction({ repeatable: true }, async (transaction) => {
-    const [row] = await transaction.query<{
-      scanned: number;
-      taken_in: number;
-      last_created_at: string | null;
-      last_event_id: string | null;
-    }>(
-      `-- event-replay: takeInRange
-       WITH page AS MATERIALIZED (
-         SELECT b.event_id, b.created_at
-           FROM ${events.name} AS b
-          WHERE b.status = 'pending'
-            AND b.created_at >= ${inColumnType('$1::timestamptz')}
-            AND b.created_at < ${inColumnType('$2::timestamptz')}
-            AND ($3::text IS NULL OR ${publishedHash} = $3::text)
-            AND b.created_at >= $5::${events.createdAtType}
-            AND (b.created_at, b.event_id) > ($5::${events.createdAtType}, $6::${events.idType})
-          ORDER BY b.created_at, b.event_id
-          LIMIT $7::integer
-       ), taken AS (
-         INSERT INTO replay_events AS r (event_id, event_name, event_created_at, aggregate_key, published_hash,
-                                         next_attempt_at, request_id)
-         SELECT b.event_id::text, b.event_name::text, ${createdAt},
-                ${aggregateKey('$8')}, ${publishedHash},
-                least(${createdAt}, statement_timestamp()), $4::bigint
-           FROM page JOIN ${events.name} AS b ON b.event_id = page.event_id
-           LEFT JOIN replay_events AS known ON known.event_id = b.event_id::text
-          WHERE b.status = 'pending' AND NOT ${leased}
-            AND (known.event_id IS NULL OR (known.status IN ('due', 'done')
-                                            AND known.request_id IS DISTINCT FROM $4::bigint))
-          ORDER BY b.event_id
-         ON CONFLICT (event_id) DO UPDATE
-            SET status = 'due', finished_at = NULL, request_id = excluded.request_id,
-                next_attempt_at = least(r.event_created_at, statement_timestamp())
-          WHERE r.status IN ('due', 'done')
-         RETURNING 1
-       )
-       SELECT (SELECT count(*)::integer FROM page) AS scanned, (SELECT count(*)::integer FROM taken) AS taken_in,
-              last.created_at::text AS last_created_at, last.event_id::text AS last_event_id
-         FROM (SELECT 1) AS one
-         LEFT JOIN (SELECT created_at, event_id FROM page ORDER BY created_at DESC, event_id DESC LIMIT 1) AS last
-           ON true`,
-      [
-        range.from,
-        range.to,
-        range.publishedHash,
-        range.requestId,
-        range.after.createdAt,
-        range.after.eventId,
-        range.size,
-        events.aggregateKey ?? null,
-      ],
+): Promise<RangePage> => {
+  const { inColumnType, publishedHash } = partsOf(events);
+  return await database.read(async (transaction) => {
+    const rows = await transaction.query<{ event_id: string; created_at: string }>(
+      `-- event-replay: readRange
+       SELECT b.event_id::text AS event_id, b.created_at::text AS created_at
+         FROM ${events.name} AS b
+        WHERE b.status = 'pending'
+          AND b.created_at >= ${inColumnType('$1::timestamptz')}
+          AND b.created_at < ${inColumnType('$2::timestamptz')}
+          AND ($3::text IS NULL OR ${publishedHash} = $3::text)
+          AND b.created_at >= $4::${events.createdAtType}
+          AND (b.created_at, b.event_id) > ($4::${events.createdAtType}, $5::${events.idType})
+        ORDER BY b.created_at, b.event_id
+        LIMIT $6::integer`,
+      [range.from, range.to, range.publishedHash, range.after.createdAt, range.after.eventId, range.size],
     );
+    const last = rows.at(-1);
     return {
-      scanned: row?.scanned ?? 0,
-      takenIn: row?.taken_in ?? 0,
-      last:
-        row?.last_created_at == null || row.last_event_id === null
-          ? undefined
-          : { createdAt: row.last_created_at, eventId: row.last_event_id },
+      eventIds: rows.map((row) => row.event_id),
+      last: last && { createdAt: last.created_at, eventId: last.event_id },
     };
   });
 };
@@ -702,12 +677,14 @@ export interface OpenRequest {
   readonly reason: string;
 }
 
-/** The oldest request for a replay whose events have not been taken in. */
-export const findOpenRequest = async (database: Database): Promise<OpenRequest | undefined> =>
+/** The next request, in the order of ids, whose events have not been taken in. */
+export const findOpenRequest = async (database: Database, after: string): Promise<OpenRequest | undefined> =>
   await database.read(async (transaction) => {
     const [row] = await transaction.query<OpenRequest>(
       `-- event-replay: findOpenRequest
-       SELECT id, scope, reason FROM requests WHERE kind = 'replay' AND status = 'open' ORDER BY id LIMIT 1`,
+       SELECT id, scope, reason FROM requests
+        WHERE kind = 'replay' AND status = 'open' AND id > $1::bigint ORDER BY id LIMIT 1`,
+      [after],
     );
     return row;
   });

@@ -439,7 +439,7 @@ export class Replay {
   /** Counts a decision and has it written. */
   #record(
     event: HeldEvent,
-    decision: Exclude<Decision, { next: 'replay' }> | Decision,
+    decision: Decision,
     known: { readonly outcome: string; readonly error: string | null } | undefined,
     service: { readonly listenersDigest: string; readonly serviceVersion: string } | undefined,
   ): void {
@@ -546,10 +546,8 @@ export class Replay {
         this.#walkEnded ||= walkEnded;
         if (found || walkEnded || !this.#lookedAround) this.#changed();
         this.#lookedAround = true;
-        if (this.#settings.mode === 'once') {
-          if (walkEnded) return;
-          continue;
-        }
+        if (!walkEnded) continue;
+        if (this.#settings.mode === 'once') return;
         pauseMs = found ? SHORTEST_PAUSE_MS : Math.min(pauseMs * 2, this.#settings.pollMs);
         await delay(pauseMs * (0.75 + Math.random() / 2), undefined, { signal: ended }).catch(
           () => undefined,

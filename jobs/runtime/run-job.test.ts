@@ -460,3 +460,15 @@ test('a run that has not stopped at its deadline is cut off with 1', async () =>
   expect(codes).toEqual([1]);
   expect(JSON.parse(lines[0] ?? '')).toMatchObject({ failureId: 'deadline_exceeded', exitCode: 1 });
 });
+
+test('a lease that the job gave back itself is not given back a second time', async () => {
+  const { exitCode, text } = await run(async (context) => {
+    const lease = await context.lease('given-back', { ttlMs: 5_000, waitMs: 0 });
+    await lease?.release();
+    await postgres.query('REVOKE DELETE ON counterfoil.job_leases FROM counterfoil_jobs');
+    return done;
+  });
+  await postgres.query('GRANT DELETE ON counterfoil.job_leases TO counterfoil_jobs');
+  expect(exitCode).toBe(0);
+  expect(text).not.toContain('a lease was not given back');
+});

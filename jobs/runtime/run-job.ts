@@ -139,7 +139,7 @@ async function runWithRecord<Shape extends SettingsShape>(
   runId: string,
   signal: AbortSignal,
 ): Promise<RunEnd> {
-  const leases: Lease[] = [];
+  const leases = new Set<Lease>();
   const hasState = job.hasState(settings);
   let recorded = false;
   // What the run last showed of itself: a failure does not undo what was done before it.
@@ -169,8 +169,14 @@ async function runWithRecord<Shape extends SettingsShape>(
             signal,
             async lease(name, request) {
               const lease = await acquireLease(database, logger, { name, holder: runId, signal, ...request });
-              if (lease !== undefined) leases.push(lease);
-              return lease;
+              if (lease === undefined) return undefined;
+              leases.add(lease);
+              const release = async () => {
+                // A run that lasts takes its lease again and again: what is given back is not kept.
+                leases.delete(lease);
+                await lease.release();
+              };
+              return { ...lease, release };
             },
             async isFrozen() {
               return hasState && (await findFreeze(database, settings.CF_FREEZE_ID)) !== undefined;

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { Pool } from 'pg';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
 import type { CounterfoilDriver } from './driver.js';
 import { OnBackedEvent } from './on-backed-event.js';
@@ -277,6 +277,81 @@ test('an outcome that the database did not take is written again, and the listen
     trials.pop();
     await pool.end();
   }
+});
+
+describe('an outcome that the database never takes', () => {
+  /** A driver on which every mark is cut by the server. */
+  const unmarkable = () => {
+    const pool = new Pool({ connectionString: database.url, max: 5 });
+    const inner = pgDriver(pool);
+    const driver: CounterfoilDriver = {
+      transaction: (work) => inner.transaction(work),
+      run: (text, params) =>
+        text.includes('mark-listeners')
+          ? inner.run('select pg_terminate_backend(pg_backend_pid())', [])
+          : inner.run(text, params),
+    };
+    return { pool, driver };
+  };
+  const failsToMark = (trial: Trial) =>
+    eventually('a failed mark', () => trial.log.lines.some((line) => line.includes('could not be written')));
+  const givenUp = (trial: Trial) => trial.log.lines.some((line) => line.includes('Outcome given up'));
+
+  test('is given up when the lease has run out, not before, and a replay runs the listener again', async () => {
+    const { pool, driver } = unmarkable();
+    const trial = await start({ driver, listenerLeaseMs: 1_500, maxInFlight: 1 });
+    const other = await start();
+    try {
+      const eventId = await trial.publish();
+      await failsToMark(trial);
+      expect((await other.replay([eventId])).body.results).toMatchObject([{ outcome: 'in_flight' }]);
+      expect(givenUp(trial)).toBe(false);
+      await eventually('given up', () => givenUp(trial));
+      expect((await other.replay([eventId])).body.results).toEqual([{ eventId, outcome: 'processed' }]);
+    } finally {
+      await trial.stop();
+      trials.shift();
+      await pool.end();
+    }
+  });
+
+  test('holds up no shutdown beyond its deadline', async () => {
+    const { pool, driver } = unmarkable();
+    const trial = await start({ driver, listenerLeaseMs: 60_000, drainDeadlineMs: 300 });
+    try {
+      await trial.publish();
+      await failsToMark(trial);
+      const startedAt = performance.now();
+      await trial.deliveries.drain();
+      expect(performance.now() - startedAt).toBeLessThan(2_000);
+      expect(trial.log.lines.some((line) => line.includes('Stopping with events in work'))).toBe(true);
+      await eventually('given up', () => givenUp(trial));
+    } finally {
+      await trial.stop();
+      trials.pop();
+      await pool.end();
+    }
+  });
+});
+
+test('a running listener never has less than two thirds of its lease left', async () => {
+  const trial = await start({ listenerLeaseMs: 8_000 });
+  const slow = gate();
+  bill = () => slow.opened;
+  const eventId = await trial.publish();
+  let least = 8_000;
+  for (const endsAt = performance.now() + 3_500; performance.now() < endsAt; ) {
+    const [row] = await database.query<{ ms: string }>(
+      `select extract(epoch from min(lease_until) - clock_timestamp()) * 1000 as ms
+       from event_deliveries where event_id = $1 and status = 'running'`,
+      [eventId],
+    );
+    if (row?.ms) least = Math.min(least, Number(row.ms));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  slow.open();
+  await eventually('processed', () => isProcessed(database, eventId));
+  expect(least).toBeGreaterThan((8_000 * 2) / 3);
 });
 
 test('an event that cannot be claimed stays pending until a replay', async () => {

@@ -47,11 +47,22 @@ interface InWork {
   eventName: string;
   leaseOwner: string;
   claimedAt: number;
+  /** When the lease runs out, by this process's clock, counted from the last claim or renewal that was answered. */
+  leaseEndsAt: number;
+  /** Those whose outcome is not recorded yet. */
   listeners: Set<string>;
+  /** How many of them have not finished: without any, the lease is only left for writing outcomes, not renewed. */
+  running: number;
 }
 
-/** Pauses before an outcome is written again, in ms: a failover or restart of the database takes some seconds. */
-const MARK_RETRIES_MS = [100, 500, 2_000, 5_000];
+/** Pauses before an outcome is written again, in ms; the last one goes on. */
+const MARK_RETRIES_MS = [100, 500, 1_000];
+
+/**
+ * Renewals in the time of a lease. Of a finished listener, at least three quarters of it are then left in which no
+ * other process starts it again: by default 22.5 s, longer than a failover or restart of the database.
+ */
+const RENEWALS_PER_LEASE = 4;
 
 /** At most one line per this many ms about events that stay pending for want of room. */
 const CAPACITY_LOG_MS = 5_000;
@@ -72,6 +83,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private phase: 'open' | 'draining' | 'closed' = 'open';
   private drained: Promise<void> | undefined;
   private renewal: NodeJS.Timeout | undefined;
+  private readonly closing = new AbortController();
   private onIdle: (() => void) | undefined;
   private roomWaiters: (() => void)[] = [];
   private leftPending = 0;
@@ -88,7 +100,8 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   }
 
   onModuleInit(): void {
-    this.renewal = setInterval(() => void this.renew(), Math.ceil(this.options.listenerLeaseMs / 3));
+    const everyMs = Math.ceil(this.options.listenerLeaseMs / RENEWALS_PER_LEASE);
+    this.renewal = setInterval(() => void this.renew(), everyMs);
     this.renewal.unref();
   }
 
@@ -149,6 +162,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
       clearTimeout(deadline);
     }
     this.phase = 'closed';
+    this.closing.abort();
     this.wakeRoomWaiters();
     clearInterval(this.renewal);
     if (this.inWork.size > 0) {
@@ -182,7 +196,9 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
       eventName,
       leaseOwner,
       claimedAt: performance.now(),
+      leaseEndsAt: performance.now(),
       listeners: new Set(),
+      running: 0,
     };
     this.inWork.set(eventId, work);
     try {
@@ -204,6 +220,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
         });
         return { kind: 'claim_failed', error };
       }
+      work.leaseEndsAt = performance.now() + this.options.listenerLeaseMs;
       if (claimed.length === 0) return { kind: 'unclaimed' };
       this.logger.log({ message, eventId, eventName });
       return await this.runClaimed(event, work, listeners, claimed);
@@ -222,13 +239,15 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     let closed = false;
     let unrecorded = false;
     for (const { listener } of claimed) work.listeners.add(listener);
+    work.running = claimed.length;
     await Promise.all(
       claimed.map(async ({ listener: name, attempt }) => {
         const listener = listeners.find((candidate) => candidate.name === name);
         if (listener === undefined) return;
         const failure = await this.runListener(event, listener, attempt);
+        work.running -= 1;
         if (failure !== undefined) failures.push(failure);
-        const marked = await this.record({
+        const marked = await this.record(work, {
           eventId: event.eventId,
           listener: name,
           leaseOwner: work.leaseOwner,
@@ -273,28 +292,38 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     }
   }
 
-  /** Writes an outcome, again after a pause where the database did not take it: the listener must not run twice for that. */
-  private async record(mark: Mark): Promise<Marked> {
+  /**
+   * Writes an outcome, again and again where the database does not take it: until the lease has run out no other
+   * process starts the listener, and it must not run twice for that. Ends with the drain.
+   */
+  private async record(work: InWork, mark: Mark): Promise<Marked> {
     const { eventId, listener } = mark;
-    for (const pauseMs of [...MARK_RETRIES_MS, undefined]) {
+    for (let failures = 0; ; failures += 1) {
+      // Read before the attempt, so that the last one comes when the lease runs out and not before.
+      const leaseLeftMs = work.leaseEndsAt - performance.now();
       try {
         const marked = await this.marks.submit(mark);
         if (marked === 'lost') {
           this.logger.warn({ message: 'Outcome not recorded: the lease was taken over', eventId, listener });
         }
         return marked;
-      } catch (error) {
-        this.logger.warn({
-          message: 'Outcome could not be written',
-          eventId,
-          listener,
-          error: errorCode(error),
-        });
-        if (pauseMs === undefined) break;
-        await delay(pauseMs);
+      } catch (thrown) {
+        const error = errorCode(thrown);
+        if (failures === 0)
+          this.logger.warn({ message: 'Outcome could not be written', eventId, listener, error });
+        if (leaseLeftMs <= 0 || this.phase === 'closed') {
+          this.logger.error({
+            message: 'Outcome given up; a replay runs the listener again',
+            eventId,
+            listener,
+            error,
+          });
+          return 'lost';
+        }
+        const pauseMs = MARK_RETRIES_MS[Math.min(failures, MARK_RETRIES_MS.length - 1)];
+        await delay(pauseMs, undefined, { signal: this.closing.signal }).catch(() => undefined);
       }
     }
-    return 'lost';
   }
 
   private async renew(): Promise<void> {
@@ -312,11 +341,11 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
       });
       this.release(work);
     }
-    // A listener younger than a third of its lease has at least as much left as it would be given until the next turn.
-    const held = [...this.inWork.values()].filter((work) => now - work.claimedAt >= listenerLeaseMs / 3);
+    const held = [...this.inWork.values()].filter(({ running }) => running > 0);
     if (held.length === 0) return;
     try {
       await renewLeases(driver, held, listenerLeaseMs);
+      for (const work of held) work.leaseEndsAt = performance.now() + listenerLeaseMs;
     } catch (error) {
       this.logger.warn({
         message: 'Leases could not be renewed',

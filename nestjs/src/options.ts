@@ -19,7 +19,8 @@ export interface CounterfoilOptions<Handle = unknown> {
   accepts?: Readonly<Record<string, (payload: unknown) => boolean>> | undefined;
   /**
    * How long a listener is left alone by other processes after its last renewal, in ms (default 30 000). After a
-   * crash a replay waits this long; renewed every third of it, so shorter bears less of a stalled database.
+   * crash a replay waits this long; renewed every quarter of it, so shorter bears less of a stalled database: a
+   * finished listener's outcome is written again and again until its lease has run out.
    */
   listenerLeaseMs?: number | undefined;
   /** A listener that runs longer is given up: its lease is no longer renewed, in ms (default 900 000). */

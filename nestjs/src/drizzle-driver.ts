@@ -1,8 +1,8 @@
 import type { ExtractTablesWithRelations } from 'drizzle-orm';
 import { type NodePgDatabase, NodePgSession, NodePgTransaction } from 'drizzle-orm/node-postgres';
-import type { Pool } from 'pg';
+import type { Pool, PoolClient } from 'pg';
 import type { CounterfoilDriver } from './driver.js';
-import { pgDriver } from './pg-driver.js';
+import { type PgDriverOptions, pgDriver } from './pg-driver.js';
 
 /** What drizzle keeps to itself of a database object, and what a transaction on our own client is made from. */
 interface DrizzleInternals {
@@ -20,14 +20,16 @@ interface DrizzleInternals {
  */
 export function drizzleDriver<Schema extends Record<string, unknown>>(
   db: NodePgDatabase<Schema> & { $client: Pool },
+  options?: PgDriverOptions,
 ): CounterfoilDriver<NodePgTransaction<Schema, ExtractTablesWithRelations<Schema>>> {
   const { dialect, session } = db as unknown as DrizzleInternals;
-  return pgDriver(db.$client, (client) => {
+  const handle = (client: PoolClient) => {
     const own = new NodePgSession(client, dialect, session.schema, session.options);
     return new NodePgTransaction<Schema, ExtractTablesWithRelations<Schema>>(
       ...([dialect, own, session.schema] as unknown as ConstructorParameters<
         typeof NodePgTransaction<Schema, ExtractTablesWithRelations<Schema>>
       >),
     );
-  });
+  };
+  return pgDriver(db.$client, handle, options);
 }

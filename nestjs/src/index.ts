@@ -8,7 +8,7 @@ export { ListenersRefusedError } from './listener-registry.js';
 export { type BackedDelivery, type BackedListenerOptions, OnBackedEvent } from './on-backed-event.js';
 export { type CounterfoilOptions, OptionsRefusedError } from './options.js';
 export { PayloadRefusedError } from './payload-text.js';
-export { CommitRefusedError, pgDriver, TransactionOverError } from './pg-driver.js';
+export { CommitRefusedError, type PgDriverOptions, pgDriver, TransactionOverError } from './pg-driver.js';
 export {
   NOT_STARTED_HEADER,
   REPLAY_OUTCOMES,

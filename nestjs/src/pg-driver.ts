@@ -63,6 +63,16 @@ class PgTransaction<Handle> implements DriverTransaction<Handle> {
   }
 }
 
+/** Settings of a driver. */
+export interface PgDriverOptions {
+  /**
+   * The server ends a statement in a transaction of the driver after this many ms (57014); 0 for never, the server's
+   * own setting by default. Set with BEGIN, in its round trip: as a connection parameter poolers such as PgBouncer
+   * refuse it, and set for a session it would leak to others of a transaction pool.
+   */
+  statementTimeoutMs?: number | undefined;
+}
+
 /**
  * The driver for a pg pool. `handle` makes what the service writes with from the checked-out client; it must not
  * begin or commit on its own.
@@ -70,14 +80,28 @@ class PgTransaction<Handle> implements DriverTransaction<Handle> {
 export function pgDriver<Handle>(
   pool: Pool,
   handle: (client: PoolClient) => Handle,
+  options?: PgDriverOptions,
 ): CounterfoilDriver<Handle>;
 /** The driver for a pg pool, with the checked-out client as handle. */
-export function pgDriver(pool: Pool): CounterfoilDriver<PoolClient>;
+export function pgDriver(
+  pool: Pool,
+  handle?: undefined,
+  options?: PgDriverOptions,
+): CounterfoilDriver<PoolClient>;
 export function pgDriver<Handle>(
   pool: Pool,
   handle?: (client: PoolClient) => Handle,
+  { statementTimeoutMs }: PgDriverOptions = {},
 ): CounterfoilDriver<Handle | PoolClient> {
+  if (
+    statementTimeoutMs !== undefined &&
+    (!Number.isSafeInteger(statementTimeoutMs) || statementTimeoutMs < 0)
+  ) {
+    throw new RangeError('statementTimeoutMs must be an integer of at least 0');
+  }
   guardPool(pool);
+  const begin =
+    statementTimeoutMs === undefined ? 'begin' : `begin; set local statement_timeout = ${statementTimeoutMs}`;
   const run: SqlRunner['run'] = (sql, params) => pool.query(sql, [...params]);
   return {
     run,
@@ -88,7 +112,7 @@ export function pgDriver<Handle>(
       let result: Awaited<ReturnType<typeof work>>;
       let broken: Error | undefined;
       try {
-        await client.query('begin');
+        await client.query(begin);
         result = await work(tx);
         // Taken before COMMIT is sent, so that nothing can be added that no commit covers.
         callbacks = tx.end();

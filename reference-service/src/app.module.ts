@@ -12,7 +12,7 @@ import { APP_FILTER } from '@nestjs/core';
 import { EventEmitterModule } from '@nestjs/event-emitter';
 import type { Logger } from 'pino';
 import { SessionBilling } from './billing/session-billing.js';
-import { DATABASE, type Database, DatabaseModule } from './database.module.js';
+import { DATABASE, type Database, DatabaseModule, STATEMENT_TIMEOUT_MS } from './database.module.js';
 import { FaultInjector } from './faults/fault-injector.js';
 import { FaultsController } from './faults/faults.controller.js';
 import { HealthController, Readiness } from './health/health.controller.js';
@@ -65,7 +65,7 @@ export class AppModule {
         CounterfoilModule.forRootAsync({
           inject: [DATABASE, FaultInjector],
           useFactory: (database: Database, faults: FaultInjector) => ({
-            driver: faults.within(drizzleDriver(database)),
+            driver: faults.within(drizzleDriver(database, { statementTimeoutMs: STATEMENT_TIMEOUT_MS })),
             serviceVersion: settings.serviceVersion,
             replayToken: settings.replayToken,
             publishedBy: settings.podName,

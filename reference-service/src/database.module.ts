@@ -13,8 +13,8 @@ export type ServiceTransaction = Parameters<Parameters<Database['transaction']>[
 /** Injection token of the Database. */
 export const DATABASE = Symbol('database');
 
-/** No statement of this service takes longer unless something is wrong; the server then gives it up. */
-const STATEMENT_TIMEOUT_MS = 10_000;
+/** No statement of this service takes longer unless something is wrong; in a transaction the server then gives it up. */
+export const STATEMENT_TIMEOUT_MS = 10_000;
 
 @Global()
 @Module({
@@ -28,8 +28,8 @@ const STATEMENT_TIMEOUT_MS = 10_000;
           max: poolSize,
           application_name: `reference-service ${podName}`.slice(0, 63),
           connectionTimeoutMillis: 5_000,
-          statement_timeout: STATEMENT_TIMEOUT_MS,
-          // Later than the server's own limit: only for a server that does not answer at all.
+          // No statement_timeout: it is sent with the connection, where PgBouncer refuses it. Later than the server's
+          // own limit in a transaction; a single statement that runs into this one loses its connection.
           query_timeout: STATEMENT_TIMEOUT_MS + 5_000,
           keepAlive: true,
         });

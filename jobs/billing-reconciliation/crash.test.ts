@@ -126,6 +126,22 @@ describe('a run that does not come to its end', () => {
 });
 
 describe('two runs at once', () => {
+  test('a rotation whose definition was changed meanwhile verifies nothing of the new one', async () => {
+    await addSession(database, { completedAt: minutesAgo(60 * 24 * 60) });
+    await addSession(database, { completedAt: minutesAgo(60 * 24 * 20) });
+    const { job, holder } = await holdInWindow();
+    const changed = checksFile(
+      sessionBilling({ facts: { table: 'gated_sessions', key: ['id'], at: 'completed_at' }, tolerance: 1 }),
+    );
+    await reconcile(database, { CF_MODE: 'tail', CF_CHECKS_FILE: changed });
+    await holder.query('ROLLBACK');
+    await holder.end();
+    expect(await job.ended).toMatchObject({ code: 0, log: expect.stringContaining('begins anew') });
+    expect(await database.query('SELECT verified_through, rotation_cursor FROM counterfoil.checks')).toEqual([
+      { verified_through: null, rotation_cursor: null },
+    ]);
+  });
+
   test('the second waits for the first, and no finding is seen twice by one look', async () => {
     await addSession(database);
     const ends = await Promise.all([

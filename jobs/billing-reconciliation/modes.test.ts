@@ -33,13 +33,40 @@ const check = async () => {
 };
 
 describe('tail', () => {
-  test('on an empty state it begins at the look-back, and leaves what is older to full', async () => {
-    await addSession(database, { completedAt: minutesAgo(DAY * 2) });
-    const recent = await addSession(database, { completedAt: minutesAgo(DAY - 60) });
+  test.each(['tail', 'incremental'])(
+    '%s on an empty state verifies nothing while older facts were never read; full does',
+    async (mode) => {
+      await addSession(database, { completedAt: minutesAgo(DAY * 30) });
+      const recent = await addSession(database, { completedAt: minutesAgo(DAY - 60) });
+      await run(mode);
+      expect(await kindsOf(database)).toEqual([`missing ${recent.id}`]);
+      expect((await check())?.verified_through).toBeNull();
+      const next = await addSession(database, { completedAt: minutesAgo(11) });
+      await run(mode);
+      expect(await kindsOf(database)).toContain(`missing ${next.id}`);
+      await run('full');
+      expect(await findingsOf(database)).toHaveLength(3);
+      expect((await check())?.verified_through).toBeInstanceOf(Date);
+      expect((await run('tail')).counts.facts).toBe(0);
+    },
+  );
+
+  test('on an empty state it verifies all where nothing is older than what it read, or than since', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY - 60) });
     await run('tail');
-    expect(await kindsOf(database)).toEqual([`missing ${recent.id}`]);
+    expect((await check())?.verified_through).toBeInstanceOf(Date);
+    await emptyTables(database);
+    await addSession(database, { completedAt: minutesAgo(DAY * 30) });
+    const since = minutesAgo(DAY / 2);
+    await run('tail', { CF_CHECKS_FILE: checksFile(sessionBilling({ since })) });
+    expect((await check())?.verified_through).toBeInstanceOf(Date);
+  });
+
+  test('what is behind a changed definition has to be verified anew', async () => {
+    await addBilledSession(database, { completedAt: minutesAgo(DAY * 30) });
     await run('full');
-    expect(await findingsOf(database)).toHaveLength(2);
+    await run('tail', { CF_CHECKS_FILE: checksFile(sessionBilling({ tolerance: 1 })) });
+    expect((await check())?.verified_through).toBeNull();
   });
 
   test('reads only what has settled since the last run', async () => {
@@ -105,7 +132,30 @@ describe('full', () => {
     const end = await run('full', { CF_FULL_SLICE_SECONDS: '1', CF_WINDOW_TARGET_MILLISECONDS: '1' });
     expect(end.outcome).toBe('succeeded');
     expect(end.message).toMatch(/covered \d+ of about \d+ windows/);
-    expect(await check()).toMatchObject({ rotation_cursor: expect.any(Date), rotation_completed_at: null });
+    expect(await check()).toMatchObject({
+      rotation_cursor: expect.any(Date),
+      rotation_completed_at: null,
+      verified_through: null,
+    });
+    await run('full');
+    expect((await check())?.verified_through).toBeInstanceOf(Date);
+  });
+
+  test.each([
+    { CF_EXIT_ON_FINDINGS: 'true' },
+    { CF_EXIT_ON_FINDINGS: 'true', CF_GATE_SINCE: minutesAgo(60) },
+    { CF_GATE_SINCE: minutesAgo(60) },
+  ])('a slice that leaves a rest has not looked at everything, for who asks: %j', async (asked) => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 365 * 80) });
+    const end = await run('full', {
+      CF_FULL_SLICE_SECONDS: '1',
+      CF_WINDOW_TARGET_MILLISECONDS: '1',
+      ...asked,
+    });
+    expect(end).toMatchObject({
+      outcome: 'partial',
+      exitCode: 'CF_EXIT_ON_FINDINGS' in asked ? 4 : 0,
+    });
   });
 
   test('steps aside while tail holds its lease', async () => {

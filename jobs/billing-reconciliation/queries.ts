@@ -50,13 +50,21 @@ export async function redeclareCheck(
   );
 }
 
-/** Moves the watermark, never back. */
-export async function advanceVerified(transaction: Transaction, check: string, to: string): Promise<void> {
+/**
+ * Moves the watermark, never back.
+ * @param check as this run reads it: what was read by another definition verifies nothing of the one declared since
+ */
+export async function advanceVerified(
+  transaction: Transaction,
+  check: CheckState,
+  to: string,
+): Promise<void> {
   await transaction.execute(
     `-- billing-reconciliation: advanceVerified
      UPDATE checks SET verified_through = $2::timestamptz, verified_at = clock_timestamp()
-      WHERE name = $1::text AND (verified_through IS NULL OR verified_through < $2::timestamptz)`,
-    [check, to],
+      WHERE name = $1::text AND definition_hash = $3::text
+        AND (verified_through IS NULL OR verified_through < $2::timestamptz)`,
+    [check.name, to, check.definition_hash],
   );
 }
 
@@ -75,7 +83,7 @@ export async function noteHeldBack(
 /** Where the rotation goes on; the first step also notes when it began. */
 export async function advanceRotation(
   transaction: Transaction,
-  check: string,
+  check: CheckState,
   cursor: string,
 ): Promise<void> {
   await transaction.execute(
@@ -83,17 +91,20 @@ export async function advanceRotation(
      UPDATE checks
         SET rotation_started_at = CASE WHEN rotation_cursor IS NULL THEN clock_timestamp() ELSE rotation_started_at END,
             rotation_cursor = $2::timestamptz
-      WHERE name = $1::text`,
-    [check, cursor],
+      WHERE name = $1::text AND definition_hash = $3::text`,
+    [check.name, cursor, check.definition_hash],
   );
 }
 
-export async function completeRotation(transaction: Transaction, check: string): Promise<void> {
-  await transaction.execute(
+/** False where another definition was declared since this run began: the rotation begins anew. */
+export async function completeRotation(transaction: Transaction, check: CheckState): Promise<boolean> {
+  const completed = await transaction.execute(
     `-- billing-reconciliation: completeRotation
-     UPDATE checks SET rotation_cursor = NULL, rotation_completed_at = clock_timestamp() WHERE name = $1::text`,
-    [check],
+     UPDATE checks SET rotation_cursor = NULL, rotation_completed_at = clock_timestamp()
+      WHERE name = $1::text AND definition_hash = $2::text`,
+    [check.name, check.definition_hash],
   );
+  return completed === 1;
 }
 
 export interface CoveredWindow {

@@ -99,7 +99,9 @@ export async function reconcile(run: CheckRun): Promise<Reconciled> {
   const due = addMs(horizon.now, -plan.check.grace);
   const behind = horizon.lookTo === undefined || horizon.lookTo < due || parseInstantOr(gate) >= due;
   if (gate !== undefined && behind) remarks.push('the horizon has not passed what the gate asks about');
-  const sliceEnded = mode === 'full' && coverage?.complete === false && !context.signal.aborted;
+  // A schedule goes on with the next slice; who asks for an answer is told that there is none yet.
+  const asked = context.settings.CF_EXIT_ON_FINDINGS || gate !== undefined;
+  const sliceEnded = mode === 'full' && coverage?.complete === false && !context.signal.aborted && !asked;
   return {
     complete:
       looked && !blind && (coverage?.complete !== false || sliceEnded) && !(gate !== undefined && behind),
@@ -117,32 +119,39 @@ async function sweepMode(run: CheckRun): Promise<Coverage | undefined> {
   if (lookTo === undefined) return undefined;
   const since = plan.check.since === null ? undefined : parseInstant(plan.check.since);
   const notBefore = (at: Instant) => (since === undefined ? at : latest(at, since));
+  const begin = async () => notBefore((await look.first()) ?? lookTo);
   const gate = settings.CF_GATE_SINCE === undefined ? lookTo : parseInstant(settings.CF_GATE_SINCE);
   const verified = state.verified_through === null ? undefined : parseInstant(state.verified_through);
   switch (settings.CF_MODE) {
     case 'tail':
     case 'incremental': {
       const overlap = verified === undefined || settings.CF_MODE === 'incremental' ? plan.check.lookback : 0;
-      const from = addMs(verified ?? lookTo, -overlap);
-      return await sweepRange(run, { from: notBefore(earliest(from, gate)), to: lookTo }, 'watermark');
+      const from = notBefore(earliest(addMs(verified ?? lookTo, -overlap), gate));
+      // Where nothing is verified yet, only a look that leaves nothing out before it may say that all is.
+      const verifies = verified !== undefined || from <= (await begin());
+      return await sweepRange(run, { from, to: lookTo }, verifies ? 'watermark' : 'nothing');
     }
     case 'full': {
-      const begin = notBefore((await look.first()) ?? lookTo);
-      const cursor = state.rotation_cursor === null ? begin : parseInstant(state.rotation_cursor);
+      const first = await begin();
+      const cursor = state.rotation_cursor === null ? first : parseInstant(state.rotation_cursor);
       const coverage = await sweepRange(
         run,
-        { from: earliest(latest(cursor, begin), gate), to: lookTo },
+        { from: earliest(latest(cursor, first), gate), to: lookTo },
         'rotation',
       );
-      if (coverage.complete) {
-        await write(run, async (transaction) => {
-          await completeRotation(transaction, plan.check.name);
-          const settled = earliest(horizon.settled ?? begin, lookTo);
-          if (horizon.settled !== undefined)
-            await advanceVerified(transaction, plan.check.name, formatInstant(settled));
-          return [];
-        });
-      }
+      if (!coverage.complete) return coverage;
+      let completed = false;
+      await write(run, async (transaction) => {
+        completed = await completeRotation(transaction, state);
+        if (horizon.settled !== undefined)
+          await advanceVerified(transaction, state, formatInstant(earliest(horizon.settled, lookTo)));
+        return [];
+      });
+      if (!completed)
+        context.logger.warn(
+          { check: state.name },
+          'the definition of a check changed during its rotation, which begins anew',
+        );
       return coverage;
     }
     case 'verify': {
@@ -176,9 +185,9 @@ export async function sweepRange(
   range: Range,
   moves: 'watermark' | 'rotation' | 'nothing',
 ): Promise<Coverage> {
-  const { context, look, horizon, plan, tally } = run;
+  const { context, look, horizon, state, tally } = run;
   const { settings, signal } = context;
-  const name = plan.check.name;
+  const { name } = state;
   const sliceEnd =
     moves === 'rotation' && settings.CF_FULL_SLICE_SECONDS > 0
       ? Date.now() + settings.CF_FULL_SLICE_SECONDS
@@ -199,6 +208,8 @@ export async function sweepRange(
       await write(run, async (transaction) => {
         const changes = await record(run, transaction, read.discrepancies);
         const to = formatInstant(window.to);
+        // What may still change has to be read once more before anything rests on it.
+        const settled = horizon.settled !== undefined && window.to <= horizon.settled;
         if (moves === 'rotation') {
           await recordWindow(transaction, name, context.runId, {
             from: formatInstant(window.from),
@@ -206,10 +217,11 @@ export async function sweepRange(
             facts: read.facts,
             ledger: read.ledger,
           });
-          await advanceRotation(transaction, name, to);
         }
-        if (moves === 'watermark' && horizon.settled !== undefined && window.to <= horizon.settled)
-          await advanceVerified(transaction, name, to);
+        if (settled) {
+          if (moves === 'rotation') await advanceRotation(transaction, state, to);
+          if (moves === 'watermark') await advanceVerified(transaction, state, to);
+        }
         return changes;
       });
       tally.count('windows', 1);

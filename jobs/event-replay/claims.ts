@@ -142,6 +142,13 @@ export class Claims {
     });
   }
 
+  /** Ends when what waits at this moment is written. */
+  async recordWaiting(): Promise<void> {
+    await this.#recording;
+    this.recordNow();
+    await this.#recording;
+  }
+
   /** Ends when everything is written that can be. */
   async recordRest(): Promise<void> {
     while (this.unrecorded > 0) {

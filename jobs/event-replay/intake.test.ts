@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Bench, openBench, startInProcess } from '../../test/event-replay/bench.ts';
-import { claimDueEventsText } from './queries.ts';
+import { claimDueEventsText, unparkForListenersText } from './queries.ts';
 
 let bench: Bench;
 beforeAll(async () => {
@@ -9,6 +9,7 @@ beforeAll(async () => {
 afterEach(async () => await bench.reset());
 afterAll(async () => await bench.close());
 
+const aClaim = ['00000000-0000-0000-0000-000000000001', 'test', 60_000, 200, true];
 const sent = () => bench.endpoint.calls.flatMap((call) => call.eventIds);
 
 /** Puts `count` events there that replay has parked; they stay pending in the service's table for ever. */
@@ -46,16 +47,7 @@ describe('100,000 parked events', () => {
       `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, next_attempt_at)
        SELECT 'due' || i, 'n', now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, 1000) AS i`,
     );
-    await bench.database.query('BEGIN');
-    await bench.database.query('SET LOCAL search_path = counterfoil');
-    const [explained] = await bench.database.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
-      `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${claimDueEventsText}`,
-      ['00000000-0000-0000-0000-000000000001', 'test', 60_000, 200, true],
-    );
-    await bench.database.query('ROLLBACK');
-    const nodes = allNodes(
-      (explained as { 'QUERY PLAN': { Plan: PlanNode }[] })['QUERY PLAN'][0]?.Plan as PlanNode,
-    );
+    const nodes = await explain(claimDueEventsText, aClaim);
     const pick = nodes.find((node) => node['Index Name'] === 'replay_events_due');
     expect(pick).toMatchObject({ 'Actual Rows': 200 });
     expect(pick?.['Rows Removed by Filter'] ?? 0).toBe(0);
@@ -72,19 +64,41 @@ describe('100,000 parked events', () => {
        SELECT 'waiting' || i, 'n', now() - interval '1 day', now() + interval '1 hour' FROM generate_series(1, 20000) AS i`,
     );
     await bench.database.query('ANALYZE counterfoil.replay_events');
-    await bench.database.query('BEGIN');
-    await bench.database.query('SET LOCAL search_path = counterfoil');
-    const [explained] = await bench.database.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
-      `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${claimDueEventsText}`,
-      ['00000000-0000-0000-0000-000000000001', 'test', 60_000, 200, true],
-    );
-    await bench.database.query('ROLLBACK');
-    const [top] = allNodes(
-      (explained as { 'QUERY PLAN': { Plan: PlanNode }[] })['QUERY PLAN'][0]?.Plan as PlanNode,
-    );
+    const [top] = await explain(claimDueEventsText, aClaim);
     expect(Number(top?.['Shared Hit Blocks']) + Number(top?.['Shared Read Blocks'])).toBeLessThan(20);
   });
 });
+
+describe('the search for events that wait for other listeners', () => {
+  it('reads those and no others, however many are parked', async () => {
+    await addParked(100_000);
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at,
+                                              refused_by_digests)
+       SELECT 'unheard' || i, 'n', now(), 'parked', 'no_listener', now(), ARRAY['A', CASE WHEN i <= 50 THEN 'B' ELSE 'C' END]
+         FROM generate_series(1, 100) AS i`,
+    );
+    await bench.database.query('ANALYZE counterfoil.replay_events');
+    const nodes = await explain(unparkForListenersText, ['B', 5_000]);
+    const pick = nodes.find((node) => node['Index Name'] === 'replay_events_for_listeners');
+    expect(pick).toMatchObject({ 'Actual Rows': 50, 'Rows Removed by Filter': 50 });
+    expect(nodes.map((node) => node['Node Type'])).not.toContain('Seq Scan');
+  });
+});
+
+/** Runs one of our statements, and gives the nodes of its plan; nothing of it stays. */
+async function explain(text: string, params: readonly unknown[]): Promise<PlanNode[]> {
+  await bench.database.query('BEGIN');
+  await bench.database.query('SET LOCAL search_path = counterfoil');
+  const [explained] = await bench.database.query<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(
+    `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${text}`,
+    params,
+  );
+  await bench.database.query('ROLLBACK');
+  const plan = explained?.['QUERY PLAN'][0]?.Plan;
+  if (plan === undefined) throw new Error('no plan');
+  return allNodes(plan);
+}
 
 interface PlanNode {
   readonly 'Node Type': string;

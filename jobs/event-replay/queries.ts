@@ -444,6 +444,10 @@ export const recordOutcomes = async (
               parked_at = CASE o.status WHEN 'parked' THEN clock_timestamp() END, parked_reason = o.parked_reason,
               finished_at = CASE o.status WHEN 'done' THEN clock_timestamp() END,
               listeners_digest = coalesce(o.listeners_digest, r.listeners_digest),
+              refused_by_digests =
+                CASE WHEN o.parked_reason IN ('no_listener', 'unknown_version')
+                     THEN (o.listeners_digest || array_remove(r.refused_by_digests, o.listeners_digest))[1:20]
+                     ELSE r.refused_by_digests END,
               service_version = coalesce(o.service_version, r.service_version)
          FROM json_to_recordset($1::json) AS o (
                 event_id text, claim_token uuid, status text, handler_attempts integer,
@@ -496,7 +500,25 @@ export const releaseClaims = async (database: Database, held: readonly HeldRow[]
       ),
   );
 
-/** Takes up again what other listeners had no use for: these are new. In portions, as the table may be full of them. */
+/** Uses the partial index replay_events_for_listeners, whose rows are exactly those that wait for other listeners. */
+export const unparkForListenersText = `-- event-replay: unparkForListeners
+       WITH parked AS (
+         SELECT event_id FROM replay_events
+          WHERE status = 'parked' AND parked_reason IN ('no_listener', 'unknown_version')
+            AND NOT ($1::text = ANY (refused_by_digests))
+          ORDER BY parked_at, event_id
+          LIMIT $2::integer
+          FOR UPDATE SKIP LOCKED
+       )
+       UPDATE replay_events AS r
+          SET status = 'due', parked_at = NULL, parked_reason = NULL, handler_attempts = 0, unfinished_calls = 0,
+              next_attempt_at = statement_timestamp()
+        WHERE r.event_id = ANY (ARRAY(SELECT event_id FROM parked)) AND r.status = 'parked'`;
+
+/**
+ * Takes up again what other listeners had no use for and these have not refused yet, behind what is new. In
+ * portions, as the table may be full of them.
+ */
 export const unparkForListeners = async (
   database: Database,
   listenersDigest: string,
@@ -504,23 +526,7 @@ export const unparkForListeners = async (
 ): Promise<number> =>
   await database.transaction(
     { repeatable: true },
-    async (transaction) =>
-      await transaction.execute(
-        `-- event-replay: unparkForListeners
-       WITH parked AS (
-         SELECT event_id FROM replay_events
-          WHERE status = 'parked' AND parked_reason IN ('no_listener', 'unknown_version')
-            AND listeners_digest IS DISTINCT FROM $1::text
-          ORDER BY event_created_at, event_id
-          LIMIT $2::integer
-          FOR UPDATE SKIP LOCKED
-       )
-       UPDATE replay_events AS r
-          SET status = 'due', parked_at = NULL, parked_reason = NULL, handler_attempts = 0, unfinished_calls = 0,
-              next_attempt_at = least(r.event_created_at, statement_timestamp())
-         FROM parked WHERE r.event_id = parked.event_id AND r.status = 'parked'`,
-        [listenersDigest, limit],
-      ),
+    async (transaction) => await transaction.execute(unparkForListenersText, [listenersDigest, limit]),
   );
 
 /**
@@ -609,6 +615,7 @@ export const takeInNamedEvents = async (
                 handler_attempts = CASE WHEN r.status IN ('parked', 'done') THEN 0 ELSE r.handler_attempts END,
                 transport_attempts = CASE WHEN r.status IN ('parked', 'done') THEN 0 ELSE r.transport_attempts END,
                 unfinished_calls = CASE WHEN r.status IN ('parked', 'done') THEN 0 ELSE r.unfinished_calls END,
+                refused_by_digests = CASE WHEN r.status IN ('parked', 'done') THEN '{}' ELSE r.refused_by_digests END,
                 parked_at = NULL, parked_reason = NULL, finished_at = NULL,
                 request_id = coalesce(excluded.request_id, r.request_id)
           WHERE $4::boolean OR r.status <> 'parked'

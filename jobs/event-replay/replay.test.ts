@@ -261,19 +261,61 @@ describe('listeners of another version', () => {
     expect(await bench.status('c')).toMatchObject({ parked_reason: 'invalid_payload' });
   });
 
-  it('does not turn in circles while two versions answer in turns', async () => {
-    await bench.addEvents(20);
-    let call = 0;
-    bench.endpoint.handle = () => ({ outcome: 'no_listener' });
-    bench.endpoint.misbehave = () => {
-      call += 1;
-      bench.endpoint.listenersDigest = `digest-${call % 2}`;
-      return false;
+  it('takes up what it has parked itself when another version answers in the same run', async () => {
+    await bench.addEvents([{ id: 'first' }, { id: 'second' }]);
+    bench.endpoint.handle = (id) => {
+      if (bench.endpoint.calls.length > 1) bench.endpoint.listenersDigest = 'digest-2';
+      return id === 'first' && bench.endpoint.calls.length === 1 ? { outcome: 'no_listener' } : undefined;
     };
     const run = await bench.run({ CF_LANES: '1', CF_BATCH_SIZE: '1' });
+    expect(run.record.counts).toMatchObject({ parked: 1, unparked: 1, processed: 2 });
+    expect(await bench.status('first')).toMatchObject({ status: 'done', refused_by_digests: ['digest-1'] });
+  });
+
+  it('offers an event to each version once, and fresh events before those that were refused', async () => {
+    await bench.addEvents(50);
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at,
+                                              refused_by_digests)
+       SELECT event_id, 'n', now() - interval '1 day', 'parked', 'no_listener', now(), ARRAY['digest-old']
+         FROM event_backups`,
+    );
+    let call = 0;
+    bench.endpoint.handle = (id) => (id === 'fresh' ? undefined : { outcome: 'no_listener' });
+    bench.endpoint.misbehave = async () => {
+      call += 1;
+      bench.endpoint.listenersDigest = `digest-${call % 2}`;
+      if (call === 10) {
+        await bench.database.query(
+          `WITH fresh AS (INSERT INTO event_backups (event_id, event_name, payload, created_at)
+                          VALUES ('fresh', 'n', '{}', (now() AT TIME ZONE 'UTC') - interval '61 s'))
+           INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, next_attempt_at)
+           VALUES ('fresh', 'n', now() - interval '61 s', now() - interval '61 s')`,
+        );
+      }
+      return false;
+    };
+    const one = { CF_LANES: '1', CF_BATCH_SIZE: '1', CF_CLAIM_SIZE: '1' };
+    const run = await bench.run(one);
     expect(run.record.outcome).toBe('succeeded');
-    expect(run.record.counts.calls).toBeLessThanOrEqual(60);
-    expect(await bench.statuses()).toEqual({ parked: 20 });
+    expect(await bench.statuses()).toEqual({ done: 1, parked: 50 });
+    // What was claimed before it came is sent before it, and nothing else.
+    expect(sent().indexOf('fresh')).toBeLessThan(10 + 5);
+    expect(sent().length).toBeLessThanOrEqual(1 + 50 + 50 + 1);
+
+    const notRefused = await bench.database.query<{ event_id: string }>(
+      `SELECT event_id FROM counterfoil.replay_events
+        WHERE status = 'parked' AND NOT 'digest-1' = ANY (refused_by_digests)`,
+    );
+    expect(notRefused.length).toBeGreaterThan(5);
+    bench.endpoint.calls.length = 0;
+    bench.endpoint.misbehave = () => false;
+    bench.endpoint.listenersDigest = 'digest-1';
+    await bench.run();
+    // The first call is the question for the digest, with whatever was parked longest.
+    const asked = sent()[0];
+    const others = (ids: (string | undefined)[]) => ids.filter((id) => id !== asked).sort();
+    expect(others(sent())).toEqual(others(notRefused.map((row) => row.event_id)));
   });
 });
 

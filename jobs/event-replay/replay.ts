@@ -55,8 +55,11 @@ interface Call {
 const SHORTEST_PAUSE_MS = 250;
 /** First pause while the endpoint is down; doubled up to the longest transport backoff. */
 const FIRST_OUTAGE_PAUSE_MS = 1_000;
-/** How often one digest of listeners may take up what was parked: two versions may answer in turns. */
-const UNPARK_EVERY_MS = 60_000;
+/**
+ * How often one digest of listeners is offered what others have refused, and how often a run with nothing to send
+ * asks for the digest: while two versions answer in turns, an event may meet the same one again and again.
+ */
+const OFFER_EVERY_MS = 60_000;
 const UNPARK_PORTION = 5_000;
 /** Waits end here even when nobody rings, so that a missed ring costs a second and not a run. */
 const LONGEST_WAIT_MS = 1_000;
@@ -77,7 +80,9 @@ export class Replay {
   readonly #hardStop = new AbortController();
   /** Aborted when this run ends, whatever the reason: the intake waits no longer. */
   readonly #ended = new AbortController();
-  readonly #unparkedAt = new Map<string, number>();
+  readonly #offeredAt = new Map<string, number>();
+  /** The digest to which all that is parked has been offered, and since which no other one has answered. */
+  #offeredTo: string | undefined;
   #unparking: Promise<void> = Promise.resolve();
   #ahead: Promise<HeldEvent[]> | undefined;
   #inFlight = 0;
@@ -412,7 +417,7 @@ export class Replay {
           const decision = this.#decide(event, { kind: 'answered', ...answer });
           this.#record(event, decision, { outcome: answer.outcome, error: answer.error ?? null }, result);
         }
-        this.#unparkWith(result.listenersDigest);
+        this.#unparkFor(result.listenersDigest);
       }
     }
   }
@@ -483,12 +488,17 @@ export class Replay {
     });
   }
 
-  /** At the first answer with a digest: what other listeners had no use for may have one now. */
-  #unparkWith(digest: string): void {
+  /** What listeners of other digests had no use for is offered to these; an event that they refused is not. */
+  #unparkFor(digest: string): void {
+    if (digest === this.#offeredTo) return;
+    this.#offeredTo = undefined;
+    if (Date.now() - (this.#offeredAt.get(digest) ?? Number.NEGATIVE_INFINITY) < OFFER_EVERY_MS) return;
+    this.#offeredTo = digest;
+    this.#offeredAt.set(digest, Date.now());
     const { counts, database, logger } = this.#context;
-    if (Date.now() - (this.#unparkedAt.get(digest) ?? Number.NEGATIVE_INFINITY) < UNPARK_EVERY_MS) return;
-    this.#unparkedAt.set(digest, Date.now());
     const unpark = async () => {
+      // What another version has refused a moment ago is among what is offered.
+      await this.#claims.recordWaiting();
       let portion = UNPARK_PORTION;
       while (portion === UNPARK_PORTION && !this.#mustStop()) {
         portion = await unparkForListeners(database, digest, UNPARK_PORTION);
@@ -508,7 +518,7 @@ export class Replay {
   /** With nothing to send, no digest is learnt: one of the events that wait for a listener asks for it. */
   async #probeForListeners(): Promise<boolean> {
     const { mode, looksForMore } = this.#settings;
-    const lately = mode === 'once' ? Number.NEGATIVE_INFINITY : Date.now() - UNPARK_EVERY_MS;
+    const lately = mode === 'once' ? Number.NEGATIVE_INFINITY : Date.now() - OFFER_EVERY_MS;
     if (!looksForMore || this.#lastAnswerAt > lately || this.#probedAt > lately) return false;
     this.#probedAt = Date.now();
     return (await unparkProbe(this.#context.database)) > 0;

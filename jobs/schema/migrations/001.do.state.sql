@@ -159,8 +159,10 @@ CREATE TABLE replay_events (
   parked_reason text CHECK (parked_reason IN ('attempts_exhausted', 'crashes_the_service', 'no_listener',
                                               'unknown_version', 'invalid_payload', 'not_retryable',
                                               'fact_changed')),
-  -- The digest of the service's listeners when it answered; a new digest takes some parked rows up again.
+  -- The digest of the service's listeners when it last answered, and those that had no use for the event, newest
+  -- first and at most 20: any other one takes it up again.
   listeners_digest text,
+  refused_by_digests text[] NOT NULL DEFAULT '{}',
   service_version text,
   request_id bigint,
   taken_in_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -175,7 +177,9 @@ CREATE TABLE replay_events (
 CREATE INDEX replay_events_due ON replay_events (next_attempt_at, event_created_at, event_id)
   WHERE status = 'due';
 CREATE INDEX replay_events_claimed ON replay_events (lease_until) WHERE status = 'claimed';
-CREATE INDEX replay_events_parked ON replay_events (parked_reason, parked_at) WHERE status = 'parked';
+CREATE INDEX replay_events_parked ON replay_events (parked_at, event_id) WHERE status = 'parked';
+CREATE INDEX replay_events_for_listeners ON replay_events (parked_at, event_id)
+  WHERE status = 'parked' AND parked_reason IN ('no_listener', 'unknown_version');
 CREATE INDEX replay_events_aggregate ON replay_events (aggregate_key, event_created_at, event_id)
   WHERE aggregate_key IS NOT NULL AND status IN ('due', 'claimed');
 CREATE INDEX replay_events_request ON replay_events (request_id) WHERE request_id IS NOT NULL;

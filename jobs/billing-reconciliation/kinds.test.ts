@@ -141,6 +141,47 @@ describe('what is found, and its nearest neighbour that is not', () => {
     expect(await findingsOf(database)).toMatchObject([{ actual_minor: '400' }]);
   });
 
+  test.each(['one', 'at_least_one', 'net_sum'])(
+    'what was billed is unknown where one row has no amount, and so is what was expected: %s',
+    async (cardinality) => {
+      await database.query(
+        `CREATE TABLE IF NOT EXISTS trips (id bigint PRIMARY KEY, at timestamptz, amount bigint)`,
+      );
+      await database.query(
+        `CREATE TABLE IF NOT EXISTS trip_bills (trip bigint, at timestamptz, amount bigint)`,
+      );
+      for (const index of ['trips (at)', 'trip_bills (trip)', 'trip_bills (at)'])
+        await database.query(`CREATE INDEX ON ${index}`);
+      await database.query('GRANT SELECT ON trips, trip_bills TO counterfoil_jobs');
+      await database.query('TRUNCATE trips, trip_bills');
+      const [near, far] = [minutesAgo(60), minutesAgo(60 * 24 * 9)];
+      await database.query('INSERT INTO trips VALUES (1, $1, 1000), (2, $1, NULL), (3, $1, 1000)', [near]);
+      // Trip 4 does not exist; the bills of trip 3 lie far from it, so the other pass judges it.
+      await database.query(
+        `INSERT INTO trip_bills VALUES (1, $1, 400), (1, $1, NULL), (2, $1, 7), (3, $2, 400), (3, $2, NULL),
+                                     (4, $1, 5), (4, $1, NULL)`,
+        [near, far],
+      );
+      await full({
+        name: 'trips',
+        facts: { table: 'trips', key: ['id'], at: 'at', amount: 'amount' },
+        ledger: { table: 'trip_bills', key: ['trip'], at: 'at', amount: 'amount' },
+        cardinality,
+      });
+      const amounts = (await findingsOf(database)).map((one) => [
+        one.key,
+        one.expected_minor,
+        one.actual_minor,
+      ]);
+      expect(amounts.sort()).toEqual([
+        ['["1"]', '1000', null],
+        ['["2"]', null, '7'],
+        ['["3"]', '1000', null],
+        ['["4"]', null, null],
+      ]);
+    },
+  );
+
   test('sessions completed in the future are counted and not judged, and neither is their bill', async () => {
     await addSession(database, { completedAt: minutesAgo(-600) });
     const billed = await addSession(database, { completedAt: minutesAgo(-600) });
@@ -235,6 +276,23 @@ describe('the cause of a missing bill', () => {
     await addSession(database);
     await full(sessionBilling({ event: null }));
     expect(await causes()).toEqual(['unknown']);
+  });
+
+  test('unknown beside a json payload that Postgres cannot read: the run goes on and says so once', async () => {
+    await database.query(`CREATE TABLE json_events (LIKE event_backups INCLUDING DEFAULTS)`);
+    await database.query(`ALTER TABLE json_events ALTER COLUMN payload TYPE json USING payload::json`);
+    await database.query(`CREATE INDEX ON json_events (created_at)`);
+    await database.query(`GRANT SELECT ON json_events TO counterfoil_jobs`);
+    for (const minutes of [60, 600]) await addSession(database, { completedAt: minutesAgo(minutes) });
+    await database.query(
+      `INSERT INTO json_events (event_id, event_name, payload, created_at)
+       SELECT gen_random_uuid(), 'services.session.completed.v1', '{"note": "\\u0000", "sessionId": "\\u0000"}',
+              (now() AT TIME ZONE 'UTC') - n * interval '1 hour' FROM unnest(array[1, 10]) AS n`,
+    );
+    const end = await reconcile(database, { CF_MODE: 'full', CF_EVENTS_TABLE: 'json_events' });
+    expect(end).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
+    expect(await causes()).toEqual(['unknown', 'unknown']);
+    expect(end.lines.filter(({ msg }) => String(msg).includes('cannot be read (22P05)'))).toHaveLength(1);
   });
 
   test('payloads of a megabyte are read no further than their key', async () => {

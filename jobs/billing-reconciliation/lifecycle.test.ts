@@ -36,6 +36,16 @@ describe('the life of a finding', () => {
     expect(await statuses()).toEqual(['suspected']);
   });
 
+  test('the log shows when its fact happened in the same form, with state and without', async () => {
+    const completedAt = minutesAgo(60);
+    await addSession(database, { completedAt });
+    const logged = (lines: readonly Readonly<Record<string, unknown>>[]) =>
+      lines.flatMap((line) => ('fact_at' in line ? [line.fact_at] : []));
+    const written = completedAt.replace('Z', '000Z');
+    expect(logged((await full()).lines)).toEqual([written]);
+    expect(logged((await full({ CF_STATE: 'none' })).lines)).toEqual([written]);
+  });
+
   test('it opens when a later run still sees it, in every mode', async () => {
     for (const mode of ['tail', 'incremental', 'full', 'verify']) {
       await emptyTables(database);

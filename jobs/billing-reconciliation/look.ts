@@ -18,6 +18,8 @@ import {
   type WindowRow,
 } from '../checks/window-sql.ts';
 import type { Transaction } from '../runtime/database.ts';
+import { RunFailure } from '../runtime/failures.ts';
+import { errorCode } from '../runtime/sqlstates.ts';
 import {
   causeOf,
   type EventRow,
@@ -31,6 +33,16 @@ import { asDiscrepancy, type Discrepancy, decodeRowId, type UnsettledFinding } f
 import { formatInstant, type Instant, parseInstant } from './instant.ts';
 import { listParked } from './queries.ts';
 import { type Range, ranIntoTimeLimit } from './windows.ts';
+
+/** Why events could not be looked for and the run goes on without; nothing for what ends it. */
+function whyUnsearched(error: unknown): string | undefined {
+  if (ranIntoTimeLimit(error)) return 'make the expression index on the payload key';
+  const code = error instanceof RunFailure ? errorCode(error.cause) : undefined;
+  // Class 22, data exception: a json payload may hold a \u0000, which fails whoever reads beside it.
+  return code?.startsWith('22')
+    ? `a payload cannot be read (${code}); jsonb refuses such a row: ALTER TABLE … ALTER COLUMN payload TYPE jsonb USING payload::jsonb`
+    : undefined;
+}
 
 /** How many keys one statement judges; each costs an index probe on both sides. */
 const KEYS_PER_STATEMENT = 500;
@@ -57,6 +69,7 @@ export class Look {
   readonly #plan: InspectedCheck;
   readonly #events: EventSearch | undefined;
   readonly #options: SqlOptions;
+  #warned = false;
   #oldestKept: { readonly at: Instant | undefined } | undefined;
 
   constructor(context: ReconciliationContext, plan: InspectedCheck, events: EventsTable | undefined) {
@@ -202,11 +215,15 @@ export class Look {
           if (fact !== undefined) found.set(fact, row);
         }
       } catch (error) {
-        if (!ranIntoTimeLimit(error)) throw error;
-        this.#context.logger.warn(
-          { check: this.#plan.check.name },
-          'the events of some facts could not be found in time, their cause stays unknown: make the expression index on the payload key',
-        );
+        const reason = whyUnsearched(error);
+        if (reason === undefined) throw error;
+        if (!this.#warned) {
+          this.#warned = true;
+          this.#context.logger.warn(
+            { check: this.#plan.check.name },
+            `the events of some facts could not be found, their cause stays unknown: ${reason}`,
+          );
+        }
         return unsearched;
       }
     }

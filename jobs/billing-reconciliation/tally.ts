@@ -4,6 +4,7 @@ import { RunFailure } from '../runtime/failures.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { RunCounts } from '../runtime/run-record.ts';
 import type { FindingChange, FindingStatus } from './findings.ts';
+import { formatInstant, parseInstant } from './instant.ts';
 
 /** A finding as it is logged and reported: keys, causes, amounts and ids, nothing else of a row. */
 export interface ReportedFinding {
@@ -17,6 +18,7 @@ export interface ReportedFinding {
   readonly cause?: string;
   readonly event_id?: string;
   readonly published_hash?: string;
+  /** `2026-11-23T06:00:00.000000Z`. */
   readonly fact_at?: string;
   readonly expected_minor?: string;
   readonly actual_minor?: string;
@@ -92,7 +94,7 @@ export class Tally {
         cause: change.cause,
         event_id: change.event_id,
         published_hash: change.published_hash,
-        fact_at: change.fact_at,
+        fact_at: change.fact_at === null ? null : formatInstant(parseInstant(change.fact_at)),
         expected_minor: change.expected_minor,
         actual_minor: change.actual_minor,
         currency: change.currency,

@@ -566,7 +566,10 @@ function billColumns(build: Build): string {
     signed && build.plan.check.cardinality !== 'net_sum' ? `coalesce(sum(${sign}), 0)::bigint` : 'count(*)';
   return [
     `${rows} AS rows`,
-    ledger.amount === null ? 'NULL::numeric AS net' : `sum(${sign} * ${minor}) AS net`,
+    // A sum of the amounts that are known would pass for all of it.
+    ledger.amount === null
+      ? 'NULL::numeric AS net'
+      : `CASE WHEN ${countOfUnknown(minor)} = 0 THEN sum(${sign} * ${minor}) END AS net`,
     ledger.amount === null ? 'NULL::numeric AS low' : `min(${minor}) AS low`,
     ledger.amount === null ? 'NULL::numeric AS high' : `max(${minor}) AS high`,
     `${countOfUnknown(ledger.amount === null ? undefined : minor)} AS without_amount`,
@@ -638,10 +641,14 @@ function verdict(build: Build): string {
        WHEN ${amountsDiffer} THEN 'amount' END`;
 }
 
-/** What was billed, in minor units: all of it, or of several whole bills the one that is wrong. */
+/**
+ * What was billed, in minor units: all of it, or of several whole bills the one that is wrong. Null where the amount
+ * of any of them is not known.
+ */
 function actual(build: Build): string {
   if (build.plan.check.cardinality !== 'at_least_one') return 'bill.net';
-  return `CASE WHEN abs(bill.low - fact.amount) > ${tolerance(build)} THEN bill.low ELSE bill.high END`;
+  return `CASE WHEN bill.without_amount > 0 THEN NULL
+               WHEN abs(bill.low - fact.amount) > ${tolerance(build)} THEN bill.low ELSE bill.high END`;
 }
 
 /** Looks up fact and bills of each row of `source` by index, and judges them. */

@@ -21,7 +21,7 @@ export type EventOutcome =
 export type CallEnd =
   /** The service gave its answer. `retryable` is read for `failed` alone. */
   | { readonly kind: 'answered'; readonly outcome: EventOutcome; readonly retryable: boolean }
-  /** It certainly reached no handler: refused, not resolved, not connected, 503. */
+  /** It certainly reached no handler: refused, not resolved, not connected, or the module says so. */
   | { readonly kind: 'unreached' }
   /** The connection broke after the request had gone out: what a crash of the service looks like. */
   | { readonly kind: 'cut' }

@@ -88,10 +88,10 @@ describe('an endpoint that is away', () => {
     expect(burnt).toEqual({ attempts: 1 });
   });
 
-  it.each([503, 429])('takes %i for "nothing was run": no attempt is burnt', async (status) => {
+  it.each([503, 429])('takes %i with the mark of our module for "nothing was run"', async (status) => {
     await bench.addEvents(1);
     bench.endpoint.misbehave = (_asked, response) => {
-      response.writeHead(status).end('{}');
+      response.writeHead(status, { 'counterfoil-outcome': 'not-started' }).end('{}');
       return true;
     };
     const run = await bench.run();
@@ -108,6 +108,30 @@ describe('an endpoint that is away', () => {
 });
 
 describe('an endpoint that answers badly', () => {
+  it.each([503, 429, 408, 425])(
+    'does not believe %i of a proxy: such an event is sent alone, and parked while others are answered',
+    async (status) => {
+      await bench.addEvents(2);
+      bench.endpoint.misbehave = (asked, response) => {
+        if (!asked.eventIds.includes('e0001')) return false;
+        response.writeHead(status).end('upstream connect error');
+        return true;
+      };
+      for (let run = 1; run <= 5; run += 1) {
+        await bench.addEvents([{ id: `fresh${run}` }]);
+        await bench.run({ CF_LANES: '1' });
+        await passTime();
+      }
+      expect(await bench.status('e0001')).toMatchObject({
+        status: 'parked',
+        parked_reason: 'crashes_the_service',
+        last_outcome: 'no_clear_answer',
+        last_error: `http_${status}`,
+      });
+      expect(await bench.statuses()).toEqual({ done: 6, parked: 1 });
+    },
+  );
+
   it.each([
     [
       '500',

@@ -179,3 +179,29 @@ describe('what is missing', () => {
     expect(rights).toEqual({ events: false, deliveries: false, audit: false });
   });
 });
+
+describe('a state schema', () => {
+  it('belongs to one events table: a run for another one is refused, and touches nothing', async () => {
+    await script(`CREATE TABLE other_backups (LIKE event_backups INCLUDING ALL);
+      GRANT SELECT ON other_backups TO counterfoil_jobs`);
+    try {
+      await bench.addEvents([{ id: 'waiting' }]);
+      bench.endpoint.handle = () => ({ outcome: 'in_flight' });
+      const other = { CF_INSTALLATION: 'other', CF_EVENTS_TABLE: 'other_backups' };
+      // A dry run declares nothing.
+      expect((await bench.run({ ...other, CF_DRY_RUN: 'true' })).exitCode).toBe(0);
+      await bench.run();
+      await script(`UPDATE counterfoil.replay_events SET next_attempt_at = now()`);
+      for (const changes of [{}, { CF_DRY_RUN: 'true' }, { CF_MODE: 'continuous' }]) {
+        const run = await bench.run({ ...other, ...changes });
+        expect(run.exitCode).toBe(2);
+        expect(run.record).toMatchObject({ outcome: 'refused', failure_id: 'installation_conflict' });
+        expect(run.record.message).toContain('"public"."event_backups"');
+        expect(run.record.message).toContain('CF_SCHEMA');
+      }
+      expect(await bench.status('waiting')).toMatchObject({ status: 'due', last_outcome: 'in_flight' });
+    } finally {
+      await script('DROP TABLE other_backups');
+    }
+  });
+});

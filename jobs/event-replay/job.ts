@@ -9,7 +9,7 @@ import { eventReplaySettings } from './env.ts';
 import { type EventsTable, normalizeIds, readEventsTable } from './events-table.ts';
 import { Intake } from './intake.ts';
 import { createPublisher } from './publisher.ts';
-import { auditRun } from './queries.ts';
+import { auditRun, declareSource } from './queries.ts';
 import { Replay, type ReplayEnd } from './replay.ts';
 import { takeNamed } from './requests.ts';
 
@@ -42,6 +42,7 @@ export const eventReplayJob: Job<typeof eventReplaySettings> = {
       timeZone: settings.CF_SERVICE_TIME_ZONE,
       aggregateKey: settings.CF_AGGREGATE_KEY,
     });
+    await checkSource(context, events);
     if (events.deliveries === undefined) {
       context.logger.info('there is no readable table of deliveries: age alone decides what is overdue');
     }
@@ -71,6 +72,19 @@ function checkSettings(settings: Settings<typeof eventReplaySettings>): void {
         `${name}: is for a single run; leave it out with CF_MODE=continuous`,
       );
     }
+  }
+}
+
+/** Two events tables in one state schema would take each other's events for gone. */
+async function checkSource({ settings, database }: Context, events: EventsTable): Promise<void> {
+  const source = { installation: settings.CF_INSTALLATION, events_table: events.name };
+  const declared = await declareSource(database, source, settings.CF_DRY_RUN ? 'read' : 'write');
+  if (declared.events_table !== events.name) {
+    throw new RunFailure(
+      'installation_conflict',
+      `the state schema ${database.schema} belongs to ${declared.events_table} of the installation ` +
+        `${declared.installation}, and this run reads ${events.name}: name another schema in CF_SCHEMA`,
+    );
   }
 }
 

@@ -64,6 +64,12 @@ const LARGEST_ANSWER_BYTES = 1_048_576;
 /** Failures in a row beyond one per lane, so that one crash of the service is not taken for an outage. */
 const FAILURES_BEYOND_LANES = 4;
 
+/** By which the module of the service says of a refusal that it began no handler. */
+const OUTCOME_HEADER = 'counterfoil-outcome';
+const NOT_STARTED = 'not-started';
+/** Below 500, and still no word on the request itself: request timeout, too early, too many requests. */
+const refusedForNow = new Set([408, 425, 429]);
+
 const outcomes = [
   'processed',
   'already_processed',
@@ -153,7 +159,7 @@ async function post(
       body: JSON.stringify({ eventIds, deadlineMs: settings.deadlineMs }),
       signal: late.signal,
     });
-    const refusal = readStatus(response.statusCode);
+    const refusal = readStatus(response.statusCode, response.headers[OUTCOME_HEADER]);
     if (refusal !== undefined) {
       await response.body.dump({ limit: LARGEST_ANSWER_BYTES });
       return refusal;
@@ -169,14 +175,14 @@ async function post(
 }
 
 /** What a status other than success means; nothing for success. */
-function readStatus(status: number): CallResult | undefined {
+function readStatus(status: number, outcome: string | string[] | undefined): CallResult | undefined {
   const code = `http_${status}`;
   if (status >= 200 && status < 300) return undefined;
-  // Busy, or stopping: says of itself that nothing was run. 502 and 504 come from proxies, which do not know.
-  if (status === 503 || status === 429 || status === 408 || status === 425)
-    return { kind: 'unreached', code };
-  if (status >= 300 && status < 500) return { kind: 'refused', code };
-  return { kind: 'unclear', code };
+  if (status >= 500 || refusedForNow.has(status)) {
+    // Only our own module knows that nothing was begun; a proxy that says 503 may have sent the request before.
+    return { kind: outcome === NOT_STARTED ? 'unreached' : 'unclear', code };
+  }
+  return { kind: 'refused', code };
 }
 
 function readAnswer(text: string, eventIds: readonly string[]): CallResult {

@@ -155,6 +155,32 @@ export const checkTimeZone = async (database: Database, name: string): Promise<b
     return rows.length > 0;
   });
 
+export interface ReplaySource {
+  readonly installation: string;
+  readonly events_table: string;
+}
+
+/** To which events table this state schema belongs: to the first one that asked. A dry run only reads. */
+export const declareSource = async (
+  database: Database,
+  source: ReplaySource,
+  access: 'read' | 'write',
+): Promise<ReplaySource> =>
+  await database.transaction({ access, repeatable: true }, async (transaction) => {
+    if (access === 'write') {
+      await transaction.execute(
+        `-- event-replay: declareSource
+         INSERT INTO replay_source (installation, events_table) VALUES ($1::text, $2::text) ON CONFLICT DO NOTHING`,
+        [source.installation, source.events_table],
+      );
+    }
+    const [declared] = await transaction.query<ReplaySource>(
+      `-- event-replay: findSource
+       SELECT installation, events_table FROM replay_source`,
+    );
+    return declared ?? source;
+  });
+
 export interface IntakePage {
   /** Pending events that were looked at; fewer than the page size at the end of the walk. */
   readonly scanned: number;

@@ -18,6 +18,7 @@ export const failureCatalogue = {
   settings_invalid: refuse('settings are missing, wrong or unknown'),
   checks_invalid: refuse('the file of checks cannot be read or a check in it is wrong'),
   check_conflict: refuse('another installation declares a check of this name with another definition'),
+  installation_conflict: refuse('the state schema belongs to the events table of another installation'),
   table_missing: refuse('a required table does not exist or is not visible'),
   column_missing: refuse('a required column does not exist or has a type that cannot be used'),
   index_missing: refuse('a required index does not exist'),

@@ -12,7 +12,7 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE ON job_runs, checks, discrepancies, replay_events, requests TO counterfoil_jobs;
     GRANT SELECT, INSERT, UPDATE, DELETE ON job_leases, horizon_snapshots, reconciliation_windows
       TO counterfoil_jobs;
-    GRANT SELECT, INSERT ON audit TO counterfoil_jobs;
+    GRANT SELECT, INSERT ON audit, replay_source TO counterfoil_jobs;
   END IF;
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'counterfoil_exporter') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO counterfoil_exporter', own_schema);

@@ -44,6 +44,7 @@ describe('counterfoil_jobs', () => {
       'job_runs: INSERT SELECT UPDATE',
       'reconciliation_windows: DELETE INSERT SELECT UPDATE',
       'replay_events: INSERT SELECT UPDATE',
+      'replay_source: INSERT SELECT',
       'requests: INSERT SELECT UPDATE',
       'schema_version: SELECT',
       'waivers: SELECT',

@@ -118,7 +118,7 @@ export async function openBench(): Promise<Bench> {
     },
     async reset() {
       await database.query('TRUNCATE counterfoil.replay_events, counterfoil.requests, counterfoil.job_runs');
-      await database.query('TRUNCATE counterfoil.job_leases');
+      await database.query('TRUNCATE counterfoil.job_leases, counterfoil.replay_source');
       await database.query('TRUNCATE event_backups CASCADE');
       endpoint.calls.length = 0;
       endpoint.begun.clear();

@@ -133,6 +133,14 @@ CREATE TABLE waivers (
   waived_until timestamptz
 );
 
+-- One row: the events table whose events the next table holds. Two in one would take each other's for gone.
+CREATE TABLE replay_source (
+  only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+  installation text NOT NULL,
+  events_table text NOT NULL,
+  declared_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- What replay knows of an event. The service's own row is never locked and never written by us.
 CREATE TABLE replay_events (
   event_id text PRIMARY KEY,

@@ -45,11 +45,12 @@ export async function auditOnce(
   const gate = settings.CF_GATE_SINCE === undefined ? undefined : parseInstant(settings.CF_GATE_SINCE);
   for (const one of confirmed.seen) {
     tally.report(reported(plan.check.name, one));
-    if (gate === undefined || parseInstant(one.factAt) >= gate) tally.count('standing_open', 1);
+    const asked = settings.CF_VERIFY_HASH === undefined || one.publishedHash === settings.CF_VERIFY_HASH;
+    if (asked && (gate === undefined || parseInstant(one.factAt) >= gate)) tally.count('standing_open', 1);
   }
   tally.count('opened', confirmed.seen.length);
   return {
-    complete: coverage.complete && !fallsShort(context, plan, horizon),
+    complete: coverage.complete && !fallsShort(context, plan, horizon, range),
     remark: coverage.complete
       ? undefined
       : `check ${plan.check.name}: covered ${coverage.windows} of about ${coverage.plannedWindows} windows`,
@@ -57,8 +58,14 @@ export async function auditOnce(
 }
 
 /** Whether a gate or a named range asks about more than could be read. */
-function fallsShort(context: ReconciliationContext, plan: InspectedCheck, horizon: Horizon): boolean {
+function fallsShort(
+  context: ReconciliationContext,
+  plan: InspectedCheck,
+  horizon: Horizon,
+  range: Range,
+): boolean {
   const { settings } = context;
+  if (settings.CF_MODE === 'verify' && range.from >= range.to) return true;
   const lookTo = horizon.lookTo ?? 0n;
   if (settings.CF_GATE_SINCE !== undefined && lookTo < addMs(horizon.now, -plan.check.grace)) return true;
   return settings.CF_VERIFY_TO !== undefined && parseInstant(settings.CF_VERIFY_TO) > lookTo;

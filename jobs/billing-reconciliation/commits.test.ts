@@ -199,6 +199,8 @@ describe('a role that cannot see when transactions began', () => {
     expect(end).toMatchObject({ exitCode: 4, outcome: 'partial' });
     expect(end.counts).toMatchObject({ windows: 0, suspected: 0 });
     expect(end.log).toContain('nothing is known to be settled yet');
+    // No scope of verify was looked at either.
+    expect((await blindly('verify', { CF_VERIFY_HASH: 'abc' })).outcome).toBe('partial');
     await other.query('COMMIT');
     await blindly('tail');
     expect((await findingsOf(database)).map(({ key }) => key)).toContain(JSON.stringify([session.id]));
@@ -210,7 +212,9 @@ describe('the documented rights', () => {
     await addBilledSession(database);
     await addSession(database, { completedAt: minutesAgo(90) });
     for (const mode of ['full', 'tail', 'incremental', 'verify'])
-      expect(await blindly(mode)).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
+      expect(await blindly(mode, mode === 'verify' ? { CF_VERIFY_FROM: minutesAgo(120) } : {})).toMatchObject(
+        { exitCode: 0, outcome: 'succeeded' },
+      );
     const jobs = await openSession(database.urlAs('counterfoil_jobs'));
     for (const statement of [
       'UPDATE sessions SET completed_at = NULL',

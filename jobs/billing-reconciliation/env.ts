@@ -45,7 +45,7 @@ export const billingReconciliationSettings = {
   CF_VERIFY_FROM: instant(),
   /** `verify`: where the range ends; the horizon when left out. */
   CF_VERIFY_TO: instant(),
-  /** `verify`: the published hash whose findings of the range are counted. */
+  /** `verify`: the published hash whose findings are counted, of the range or of all time. */
   CF_VERIFY_HASH: optional(),
   /** `verify`: ids of findings, separated by commas. */
   CF_VERIFY_FINDINGS: optional().pipe(

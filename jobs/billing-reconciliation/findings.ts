@@ -213,6 +213,23 @@ export async function listByIds(
   );
 }
 
+/** Those of these ids that no finding of these checks has. */
+export async function listAbsent(
+  transaction: Transaction,
+  checks: readonly string[],
+  ids: readonly string[],
+): Promise<string[]> {
+  const rows = await transaction.query<{ id: string }>(
+    `-- billing-reconciliation: listAbsent; primary key
+     SELECT DISTINCT id FROM unnest($2::bigint[]) AS wanted (id)
+      WHERE NOT EXISTS (SELECT FROM discrepancies AS d
+                         WHERE d.id = wanted.id AND d.check_name = ANY ($1::text[]))
+      ORDER BY id`,
+    [checks, ids],
+  );
+  return rows.map(({ id }) => id);
+}
+
 /** Resolves findings that a look no longer saw; those whose status has changed since are left alone. */
 export async function resolveGone(
   transaction: Transaction,
@@ -244,14 +261,20 @@ export interface Standing {
   readonly acknowledged: number;
 }
 
-/**
- * How many findings of a check stand now.
- * @param since only those whose fact, or ledger row without fact, is as new
- */
+/** Which findings are asked about; what is left out leaves nothing out. */
+export interface StandingScope {
+  /** When the fact happened, or the ledger row without fact was made: from here on, before there. */
+  readonly from?: string | undefined;
+  readonly to?: string | undefined;
+  readonly hash?: string | undefined;
+  readonly ids?: readonly string[] | undefined;
+}
+
+/** How many findings of a check stand now. */
 export async function countStanding(
   transaction: Transaction,
   check: string,
-  since: string | undefined,
+  scope: StandingScope,
 ): Promise<Standing> {
   const [row] = await transaction.query<{ suspected: number; open: number; acknowledged: number }>(
     `-- billing-reconciliation: countStanding; index discrepancies_unsettled
@@ -260,8 +283,11 @@ export async function countStanding(
             count(*) FILTER (WHERE status = 'acknowledged')::integer AS acknowledged
        FROM discrepancies
       WHERE check_name = $1::text AND status IN ('suspected', 'open', 'acknowledged')
-        AND ($2::timestamptz IS NULL OR fact_at >= $2::timestamptz)`,
-    [check, since ?? null],
+        AND ($2::timestamptz IS NULL OR fact_at >= $2::timestamptz)
+        AND ($3::timestamptz IS NULL OR fact_at < $3::timestamptz)
+        AND ($4::text IS NULL OR published_hash = $4::text)
+        AND ($5::bigint[] IS NULL OR id = ANY ($5::bigint[]))`,
+    [check, scope.from ?? null, scope.to ?? null, scope.hash ?? null, scope.ids ?? null],
   );
   return row ?? { suspected: 0, open: 0, acknowledged: 0 };
 }

@@ -8,7 +8,8 @@ import type { Lease } from '../runtime/job-lock.ts';
 import type { Job, RunResult } from '../runtime/run-job.ts';
 import { auditOnce } from './audit-once.ts';
 import { billingReconciliationSettings, type ReconciliationContext } from './env.ts';
-import { countStanding, type Standing } from './findings.ts';
+import { countStanding, listAbsent, type Standing } from './findings.ts';
+import { formatInstant, latest, parseInstant } from './instant.ts';
 import { Look } from './look.ts';
 import { type CheckState, declareCheck, redeclareCheck, writeAudit } from './queries.ts';
 import { type CheckRun, findHorizon, leaseName, reconcile } from './reconcile.ts';
@@ -52,6 +53,26 @@ async function runWithState(
   events: EventsTable | undefined,
   tally: Tally,
 ): Promise<RunResult> {
+  let result: RunResult;
+  try {
+    result = await takeChecks(context, plans, events, tally);
+  } catch (error) {
+    // What changed before stays changed, so it is audited whatever ended the run.
+    await auditChanges(context, plans, tally).catch((lost: unknown) => {
+      context.logger.warn({ err: lost }, 'the changes of this run have no audit row');
+    });
+    throw error;
+  }
+  await auditChanges(context, plans, tally);
+  return result;
+}
+
+async function takeChecks(
+  context: ReconciliationContext,
+  plans: readonly InspectedCheck[],
+  events: EventsTable | undefined,
+  tally: Tally,
+): Promise<RunResult> {
   const { settings, signal } = context;
   const remarks: string[] = [];
   const runs: CheckRun[] = [];
@@ -87,11 +108,15 @@ async function runWithState(
   if (settings.CF_MODE === 'tail' || settings.CF_MODE === 'verify')
     complete = (await answerRequests(runs, runs.length === plans.length)) && complete;
   if (settings.CF_REPAIR && !signal.aborted) await requestRepair(runs);
+  const absent = await findAbsent(context, plans);
+  if (absent.length > 0) {
+    complete = false;
+    remarks.push(`of these checks there is no finding ${absent.join(', ')}`);
+  }
   const standing = await countAll(context, plans);
   tally.count('standing_suspected', standing.suspected);
   tally.count('standing_open', standing.open);
   tally.count('standing_acknowledged', standing.acknowledged);
-  await auditChanges(context, plans, tally);
   const skipped = plans.length > 0 && runs.length === 0 && !signal.aborted;
   const gated = settings.CF_GATE_SINCE !== undefined;
   return {
@@ -102,12 +127,32 @@ async function runWithState(
   };
 }
 
-/** The findings of all checks that stand now; of a gate, those that it asks about. */
+/** Of the findings that `verify` was to look at, those that do not exist. */
+async function findAbsent(
+  context: ReconciliationContext,
+  plans: readonly InspectedCheck[],
+): Promise<readonly string[]> {
+  const ids = context.settings.CF_VERIFY_FINDINGS?.split(',');
+  if (ids === undefined) return [];
+  const names = plans.map(({ check }) => check.name);
+  return await context.database.read(async (transaction) => await listAbsent(transaction, names, ids));
+}
+
+/** The findings of all checks that stand now; of a gate or a named scope, those that it asks about. */
 async function countAll(context: ReconciliationContext, plans: readonly InspectedCheck[]): Promise<Standing> {
+  const { settings } = context;
+  const begins = [settings.CF_GATE_SINCE, settings.CF_VERIFY_FROM].filter((from) => from !== undefined);
+  const [first, ...more] = begins.map(parseInstant);
+  const scope = {
+    from: first === undefined ? undefined : formatInstant(latest(first, ...more)),
+    to: settings.CF_VERIFY_TO,
+    hash: settings.CF_VERIFY_HASH,
+    ids: settings.CF_VERIFY_FINDINGS?.split(','),
+  };
   return await context.database.read(async (transaction) => {
     const total = { suspected: 0, open: 0, acknowledged: 0 };
     for (const { check } of plans) {
-      const one = await countStanding(transaction, check.name, context.settings.CF_GATE_SINCE);
+      const one = await countStanding(transaction, check.name, scope);
       total.suspected += one.suspected;
       total.open += one.open;
       total.acknowledged += one.acknowledged;
@@ -144,23 +189,21 @@ async function runWithoutState(
 /** Settings that are fine one by one and mean nothing together. */
 function refuseContradictions({ settings }: ReconciliationContext): void {
   const problems: string[] = [];
-  const scoped =
-    settings.CF_VERIFY_FROM ??
-    settings.CF_VERIFY_TO ??
-    settings.CF_VERIFY_HASH ??
-    settings.CF_VERIFY_FINDINGS;
-  if (scoped !== undefined && settings.CF_MODE !== 'verify')
+  const { CF_VERIFY_FROM: from, CF_VERIFY_TO: to, CF_VERIFY_HASH: hash, CF_VERIFY_FINDINGS: ids } = settings;
+  const scoped = (from ?? to ?? hash ?? ids) !== undefined;
+  if (scoped && settings.CF_MODE !== 'verify')
     problems.push('CF_VERIFY_FROM, _TO, _HASH and _FINDINGS go with CF_MODE=verify');
-  if (
-    settings.CF_VERIFY_FROM === undefined &&
-    (settings.CF_VERIFY_TO ?? settings.CF_VERIFY_HASH) !== undefined
-  )
-    problems.push('CF_VERIFY_TO and CF_VERIFY_HASH need CF_VERIFY_FROM');
+  if (!scoped && settings.CF_MODE === 'verify')
+    problems.push('CF_MODE=verify needs CF_VERIFY_FROM, CF_VERIFY_HASH or CF_VERIFY_FINDINGS');
+  if (from === undefined && to !== undefined) problems.push('CF_VERIFY_TO needs CF_VERIFY_FROM');
+  if (from !== undefined && to !== undefined && parseInstant(to) <= parseInstant(from))
+    problems.push('CF_VERIFY_TO must be later than CF_VERIFY_FROM');
+  if (ids !== undefined && (from ?? to ?? hash) !== undefined) problems.push('CF_VERIFY_FINDINGS goes alone');
   if (settings.CF_STATE === 'none') {
-    if (settings.CF_MODE === 'verify' && settings.CF_VERIFY_FROM === undefined)
+    if (settings.CF_MODE === 'verify' && from === undefined)
       problems.push('CF_STATE=none with CF_MODE=verify needs CF_VERIFY_FROM');
     if (settings.CF_REPAIR) problems.push('CF_REPAIR needs state');
-    if (settings.CF_VERIFY_FINDINGS !== undefined) problems.push('CF_VERIFY_FINDINGS needs state');
+    if (ids !== undefined) problems.push('CF_VERIFY_FINDINGS needs state');
   }
   if (problems.length > 0) throw new RunFailure('settings_invalid', problems.join('; '));
 }

@@ -23,6 +23,8 @@ beforeEach(async () => {
 });
 
 const statuses = async () => (await findingsOf(database)).map(({ status }) => status);
+/** `verify` needs one. */
+const scopeOf = (mode: string) => (mode === 'verify' ? { CF_VERIFY_FROM: minutesAgo(120) } : {});
 const tail = (environment: Record<string, string> = {}) =>
   reconcile(database, { CF_MODE: 'tail', ...environment });
 const full = (environment: Record<string, string> = {}) =>
@@ -51,7 +53,7 @@ describe('the life of a finding', () => {
       await emptyTables(database);
       await addSession(database, { completedAt: minutesAgo(60 * 24 * 40) });
       await full();
-      const end = await reconcile(database, { CF_MODE: mode });
+      const end = await reconcile(database, { CF_MODE: mode, ...scopeOf(mode) });
       expect([mode, await statuses(), end.counts.opened]).toEqual([mode, ['open'], 1]);
       expect(end.lines.filter(({ msg }) => msg === 'finding open')).toHaveLength(1);
     }
@@ -146,7 +148,7 @@ describe('the life of a finding', () => {
       );
     const before = await state();
     for (const mode of ['tail', 'incremental', 'full', 'verify'])
-      await reconcile(database, { CF_MODE: mode });
+      await reconcile(database, { CF_MODE: mode, ...scopeOf(mode) });
     expect(await state()).toEqual(before);
   });
 
@@ -161,6 +163,21 @@ describe('the life of a finding', () => {
     expect(rows).toEqual([{ action: 'reconciled', counts: { suspected: 1, opened: 0, resolved: 0 } }]);
     const after = await database.query(`SELECT count(*)::integer - 1 AS rows FROM counterfoil.audit`);
     expect(after).toEqual(before);
+  });
+
+  test('a run that fails after it changed something leaves its audit row all the same', async () => {
+    await addSession(database);
+    await database.query(`
+      CREATE FUNCTION break_watermark() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN IF NEW.rotation_completed_at IS NOT NULL THEN RAISE EXCEPTION 'broken'; END IF; RETURN NEW; END $$;
+      CREATE TRIGGER broken BEFORE UPDATE ON counterfoil.checks FOR EACH ROW EXECUTE FUNCTION break_watermark()`);
+    const end = await full();
+    await database.query('DROP FUNCTION break_watermark() CASCADE');
+    expect(end.exitCode).toBe(1);
+    const rows = await database.query(
+      `SELECT a.counts FROM counterfoil.audit a JOIN counterfoil.job_runs r USING (run_id)`,
+    );
+    expect(rows).toEqual([{ counts: { suspected: 1, opened: 0, resolved: 0 } }]);
   });
 
   test('a changed definition is accepted, and its findings are judged by the new one', async () => {

@@ -4,7 +4,13 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest';
 import { checksFile, sessionBilling } from '../../test/builders/checks.ts';
 import { emptyTables, findingsOf, kindsOf, reconcile } from '../../test/builders/reconciliation.ts';
-import { addBilledSession, addLedgerRow, addSession, minutesAgo } from '../../test/builders/service.ts';
+import {
+  addBilledSession,
+  addEvent,
+  addLedgerRow,
+  addSession,
+  minutesAgo,
+} from '../../test/builders/service.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
 
 let database: TestDatabase;
@@ -31,6 +37,14 @@ const check = async () => {
   }>('SELECT verified_through, rotation_cursor, rotation_completed_at FROM counterfoil.checks');
   return row;
 };
+
+/** A lost session whose event was published by a version. */
+async function addPublished(minutes: number, hash: string): Promise<void> {
+  await database.query('ALTER TABLE event_backups ADD COLUMN IF NOT EXISTS published_hash text');
+  const session = await addSession(database, { completedAt: minutesAgo(minutes) });
+  const eventId = await addEvent(database, session.id, { createdAt: minutesAgo(minutes) });
+  await database.query('UPDATE event_backups SET published_hash = $2 WHERE event_id = $1', [eventId, hash]);
+}
 
 describe('tail', () => {
   test.each(['tail', 'incremental'])(
@@ -108,7 +122,7 @@ describe('full', () => {
   test('goes on at its cursor, and a second rotation replaces the windows of the first', async () => {
     const before = await addSession(database, { completedAt: minutesAgo(DAY * 10) });
     const after = await addSession(database, { completedAt: minutesAgo(DAY * 2) });
-    await run('verify');
+    await run('tail');
     await database.query(`UPDATE counterfoil.checks SET rotation_cursor = now() - interval '5 days'`);
     await run('full');
     expect(await kindsOf(database)).toEqual([`missing ${after.id}`]);
@@ -178,9 +192,8 @@ describe('verify', () => {
     const end = await run('verify', {
       CF_VERIFY_FROM: minutesAgo(DAY * 6),
       CF_VERIFY_TO: minutesAgo(DAY * 4),
-      CF_VERIFY_HASH: 'abc',
     });
-    expect(end.outcome).toBe('succeeded');
+    expect(end).toMatchObject({ outcome: 'succeeded', counts: { standing_suspected: 1 } });
     expect(await kindsOf(database)).toEqual([`missing ${inside.id}`]);
     expect((await check())?.verified_through).toBeNull();
   });
@@ -193,6 +206,42 @@ describe('verify', () => {
     });
     expect(end).toMatchObject({ outcome: 'partial', exitCode: 4 });
   });
+
+  test('counts what stands in its scope alone: range, hash, or both', async () => {
+    await addPublished(DAY * 5, 'good');
+    await addPublished(DAY * 5, 'bad');
+    await addPublished(DAY * 9, 'bad');
+    await run('full');
+    const standing = async (environment: Record<string, string>) => {
+      const end = await run('verify', { CF_EXIT_ON_FINDINGS: 'true', ...environment });
+      return [end.exitCode, end.counts.standing_open];
+    };
+    const range = { CF_VERIFY_FROM: minutesAgo(DAY * 6), CF_VERIFY_TO: minutesAgo(DAY * 4) };
+    expect(await standing(range)).toEqual([3, 2]);
+    expect(await standing({ ...range, CF_VERIFY_HASH: 'bad' })).toEqual([3, 1]);
+    expect(await standing({ CF_VERIFY_HASH: 'bad' })).toEqual([3, 2]);
+    expect(await standing({ CF_VERIFY_HASH: 'none' })).toEqual([0, 0]);
+    expect(await standing({ ...range, CF_VERIFY_HASH: 'bad', CF_GATE_SINCE: minutesAgo(DAY * 4.5) })).toEqual(
+      [0, 0],
+    );
+    expect(await standing({ ...range, CF_STATE: 'none' })).toEqual([3, 2]);
+    expect(await standing({ ...range, CF_STATE: 'none', CF_VERIFY_HASH: 'bad' })).toEqual([3, 1]);
+    expect(await standing({ ...range, CF_STATE: 'none', CF_VERIFY_HASH: 'none' })).toEqual([0, 0]);
+  });
+
+  test('findings that do not exist are named, and were not looked at', async () => {
+    const end = await run('verify', { CF_VERIFY_FINDINGS: '999999,999998', CF_EXIT_ON_FINDINGS: 'true' });
+    expect(end).toMatchObject({ outcome: 'partial', exitCode: 4 });
+    expect(end.message).toContain('there is no finding 999998, 999999');
+  });
+
+  test.each(['postgres', 'none'])(
+    'a range behind which nothing lies was not looked at, state %s',
+    async (state) => {
+      const end = await run('verify', { CF_VERIFY_FROM: minutesAgo(-60), CF_STATE: state });
+      expect(end.outcome).toBe('partial');
+    },
+  );
 
   test('named findings are judged anew, settled ones too', async () => {
     const session = await addSession(database, { completedAt: minutesAgo(DAY * 40) });
@@ -208,7 +257,17 @@ describe('verify', () => {
 
   test.each([
     [{ CF_MODE: 'tail', CF_VERIFY_FROM: minutesAgo(60) }, 'go with CF_MODE=verify'],
-    [{ CF_MODE: 'verify', CF_VERIFY_TO: minutesAgo(60) }, 'need CF_VERIFY_FROM'],
+    [{ CF_MODE: 'verify', CF_VERIFY_TO: minutesAgo(60) }, 'CF_VERIFY_TO needs CF_VERIFY_FROM'],
+    [{ CF_MODE: 'verify' }, 'CF_MODE=verify needs CF_VERIFY_FROM'],
+    [
+      {
+        CF_MODE: 'verify',
+        CF_VERIFY_FROM: '2026-01-02T00:00:00Z',
+        CF_VERIFY_TO: '2026-01-02T01:00:00+01:00',
+      },
+      'CF_VERIFY_TO must be later than CF_VERIFY_FROM',
+    ],
+    [{ CF_MODE: 'verify', CF_VERIFY_HASH: 'abc', CF_VERIFY_FINDINGS: '1' }, 'CF_VERIFY_FINDINGS goes alone'],
     [{ CF_STATE: 'none', CF_MODE: 'verify' }, 'needs CF_VERIFY_FROM'],
     [{ CF_STATE: 'none', CF_MODE: 'verify', CF_VERIFY_FINDINGS: '1' }, 'CF_VERIFY_FINDINGS needs state'],
     [{ CF_STATE: 'none', CF_REPAIR: 'true' }, 'CF_REPAIR needs state'],
@@ -248,14 +307,38 @@ describe('requests to verify', () => {
   });
 
   test('of every check, of a hash, of findings: each is answered; another check’s is left', async () => {
-    await addSession(database, { completedAt: minutesAgo(DAY * 5) });
+    await addPublished(DAY * 5, 'bad');
+    await addPublished(DAY * 5, 'good');
+    await addPublished(DAY * 9, 'bad');
     await run('full');
     const [finding] = await findingsOf(database);
-    await ask({ from: minutesAgo(DAY * 6), to: minutesAgo(DAY * 4), published_hash: 'abc' }, null);
+    const range = { from: minutesAgo(DAY * 6), to: minutesAgo(DAY * 4) };
+    await ask({ ...range, published_hash: 'bad' }, null);
+    await ask({ published_hash: 'bad' });
+    await ask({ ...range, published_hash: 'none' });
     await ask({ findings: [Number(finding?.id)] });
     await ask({ findings: [1] }, 'another-check');
-    await run('verify');
-    expect((await requests()).map(({ status }) => status)).toEqual(['done', 'done', 'open']);
+    await run('tail');
+    expect(await requests()).toMatchObject([
+      { status: 'done', result: { open: 1, suspected: 0 } },
+      { status: 'done', result: { open: 2 } },
+      { status: 'done', result: { open: 0 } },
+      { status: 'done', result: { open: 1, findings: 1 } },
+      { status: 'open' },
+    ]);
+  });
+
+  test('of a finding that does not exist: it is refused, and the audit says why', async () => {
+    const id = await ask({ findings: [999_999] });
+    await ask({ from: minutesAgo(DAY), to: minutesAgo(DAY) });
+    await run('tail');
+    expect(await requests()).toMatchObject([
+      { status: 'refused', result: { reason: 'there is no finding 999999' } },
+      { status: 'refused' },
+    ]);
+    expect(
+      await database.query('SELECT action, reason FROM counterfoil.audit WHERE request_id = $1', [id]),
+    ).toEqual([{ action: 'verify_refused', reason: 'there is no finding 999999' }]);
   });
 
   test('one that reaches beyond the horizon stays open, one that a killed run took is taken up again', async () => {

@@ -190,29 +190,11 @@ export async function finishRequest(
     `-- billing-reconciliation: finishRequest
      UPDATE requests SET status = $3::text, result = $4::jsonb, finished_at = clock_timestamp(), run_id = $2::uuid
       WHERE id = $1::bigint AND kind = 'verify'
-        AND ((status = 'taken' AND run_id = $2::uuid) OR ($3::text = 'refused' AND status = 'open'))`,
+        AND ((status = 'taken' AND run_id = $2::uuid)
+             OR ($3::text = 'refused' AND status IN ('open', 'taken')))`,
     [id, runId, status, JSON.stringify(result)],
   );
   return finished === 1;
-}
-
-/** Findings that stand in a range, by status; of one published hash where it is given. */
-export async function countInRange(
-  transaction: Transaction,
-  check: string,
-  range: { readonly from: string; readonly to: string },
-  hash: string | undefined,
-): Promise<Record<string, number>> {
-  const rows = await transaction.query<{ status: string; count: number }>(
-    `-- billing-reconciliation: countInRange
-     SELECT status, count(*)::integer AS count FROM discrepancies
-      WHERE check_name = $1::text AND status IN ('suspected', 'open', 'acknowledged')
-        AND fact_at >= $2::timestamptz AND fact_at < $3::timestamptz
-        AND ($4::text IS NULL OR published_hash = $4::text)
-      GROUP BY status`,
-    [check, range.from, range.to, hash ?? null],
-  );
-  return Object.fromEntries(rows.map(({ status, count }) => [status, count]));
 }
 
 /** Events behind open findings that no unfinished request names, oldest finding first. */

@@ -93,8 +93,8 @@ export async function reconcile(run: CheckRun): Promise<Reconciled> {
   if (!looked) remarks.push('not all findings were looked at again');
   if (coverage !== undefined && !coverage.complete)
     remarks.push(`covered ${coverage.windows} of about ${coverage.plannedWindows} windows`);
-  const { CF_MODE: mode, CF_GATE_SINCE: gate, CF_VERIFY_FROM: from } = context.settings;
-  const blind = horizon.lookTo === undefined && (mode !== 'verify' || from !== undefined);
+  const { CF_MODE: mode, CF_GATE_SINCE: gate } = context.settings;
+  const blind = horizon.lookTo === undefined;
   if (blind) remarks.push('nothing could be looked at: no time is known to be settled yet');
   const due = addMs(horizon.now, -plan.check.grace);
   const behind = horizon.lookTo === undefined || horizon.lookTo < due || parseInstantOr(gate) >= due;
@@ -171,7 +171,7 @@ async function sweepMode(run: CheckRun): Promise<Coverage | undefined> {
         to: earliest(asked, lookTo),
       };
       const coverage = await sweepRange(run, range, 'nothing');
-      return asked > lookTo ? { ...coverage, complete: false } : coverage;
+      return asked > lookTo || range.from >= range.to ? { ...coverage, complete: false } : coverage;
     }
   }
 }
@@ -288,6 +288,11 @@ async function write(
   work: (transaction: Transaction) => Promise<FindingChange[]>,
 ): Promise<void> {
   run.lease.check();
-  const changes = await run.context.database.transaction({ repeatable: true }, work);
+  let changes: FindingChange[] = [];
+  await run.context.database.transaction({ repeatable: true }, async (transaction) => {
+    const made = await work(transaction);
+    // The attempt after a commit that was not heard of finds nothing left to change.
+    if (made.length > 0) changes = made;
+  });
   for (const change of changes) run.tally.note(run.plan.check.name, change);
 }

@@ -12,6 +12,7 @@ test('only DATABASE_URL is needed, and an empty variable is an absent one', () =
     replayToken: undefined,
     faults: false,
     poolSize: 10,
+    shutdownPauseMs: 0,
   });
 });
 

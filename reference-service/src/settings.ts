@@ -33,7 +33,9 @@ const environment = z
     MAX_IN_FLIGHT: integer(1, 100_000).default(100),
     // After a crash a replay waits this long before it takes a listener over.
     LISTENER_LEASE_SECONDS: integer(1, 3_600).default(30),
-    // Below terminationGracePeriodSeconds (30 by default), so that what is left can still be logged.
+    // How long it still answers after SIGTERM, not ready, so that balancers take it out before its server closes.
+    SHUTDOWN_PAUSE_SECONDS: integer(0, 3_600).default(0),
+    // With the pause below terminationGracePeriodSeconds (30 by default), so that what is left can still be logged.
     DRAIN_SECONDS: integer(0, 3_600).default(25),
     LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'silent']).default('info'),
   })
@@ -58,6 +60,7 @@ export interface Settings {
   poolSize: number;
   maxInFlight: number;
   listenerLeaseMs: number;
+  shutdownPauseMs: number;
   drainDeadlineMs: number;
   logLevel: string;
 }
@@ -97,6 +100,7 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
     poolSize: s.POOL_SIZE,
     maxInFlight: s.MAX_IN_FLIGHT,
     listenerLeaseMs: s.LISTENER_LEASE_SECONDS * 1_000,
+    shutdownPauseMs: s.SHUTDOWN_PAUSE_SECONDS * 1_000,
     drainDeadlineMs: s.DRAIN_SECONDS * 1_000,
     logLevel: s.LOG_LEVEL,
   });

@@ -56,6 +56,31 @@ test('SIGTERM ends at its deadline, with the ids that are left in the log and ex
   expect(event?.status).toBe('pending');
 });
 
+test('after SIGTERM it is not ready but serves on for the pause, then drains and ends with exit code 0', async () => {
+  const service = await startService(database.url, { SHUTDOWN_PAUSE_SECONDS: '3' });
+  const slow = await completeSlowly(service, 5_000);
+  const startedAt = performance.now();
+  service.signal('SIGTERM');
+  const refused = await eventually('not ready', async () => {
+    const answer = await service.get('/health/ready');
+    return answer.status === 503 && answer;
+  });
+  expect(refused.body).toEqual({ statusCode: 503, message: 'stopping' });
+  expect((await service.get('/health/live')).status).toBe(200);
+  // Balancers that have not heard of it yet still send requests.
+  const late = await service.createSession();
+  expect((await service.post(`/sessions/${late}/complete`)).status).toBe(200);
+  await eventually('closed', () =>
+    service.get('/health/live').then(
+      () => false,
+      () => true,
+    ),
+  );
+  expect(performance.now() - startedAt).toBeGreaterThan(2_900);
+  expect(await service.exited).toEqual({ code: 0, signal: null });
+  for (const id of [slow, late]) expect(await bills(database, id)).toHaveLength(1);
+});
+
 test('SIGTERM with nothing in work ends at once with exit code 0', async () => {
   const service = await startService(database.url);
   service.signal('SIGTERM');

@@ -1,4 +1,6 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import {
+  type BeforeApplicationShutdown,
   Controller,
   Get,
   Inject,
@@ -8,14 +10,25 @@ import {
 } from '@nestjs/common';
 import { ApiOperation, ApiResponse, ApiTags } from '@nestjs/swagger';
 import { DATABASE, type Database } from '../database.module.js';
+import { SETTINGS, type Settings } from '../settings.js';
 
-/** Whether shutdown has begun; its hook is the first of all, before the server stops accepting. */
+/**
+ * Whether shutdown has begun. Nest's order is: onModuleDestroy, beforeApplicationShutdown, the server closes, then
+ * onApplicationShutdown, where the module drains. During the pause the service answers everything, and is not ready.
+ */
 @Injectable()
-export class Readiness implements OnModuleDestroy {
+export class Readiness implements OnModuleDestroy, BeforeApplicationShutdown {
   stopping = false;
+
+  constructor(@Inject(SETTINGS) private readonly settings: Settings) {}
 
   onModuleDestroy(): void {
     this.stopping = true;
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    const { shutdownPauseMs } = this.settings;
+    if (shutdownPauseMs > 0) await delay(shutdownPauseMs);
   }
 }
 

@@ -218,6 +218,46 @@ export async function listReplayable(
   return [...new Set(rows.map(({ event_id: id }) => id))];
 }
 
+/** What became of the last replay that this job asked for, as far as a check is concerned. */
+export interface LastRepair {
+  readonly id: string;
+  /** Whether it has ended, and the findings were looked at again since. */
+  readonly judged: boolean;
+  /** Whether it went through, and what is open now was open then: one incident, and no new one. */
+  readonly proven: boolean;
+  /** Wrong or second bills that were first seen since, the first ten of those that stand. */
+  readonly harm: readonly string[];
+  /** Whether the audit knows of the harm. */
+  readonly told: boolean;
+}
+
+/** @param lookedAt when this run began to look again at the findings */
+export async function findLastRepair(
+  transaction: Transaction,
+  check: string,
+  lookedAt: string,
+): Promise<LastRepair | undefined> {
+  const [last] = await transaction.query<LastRepair>(
+    `-- billing-reconciliation: findLastRepair; primary key of requests, index discrepancies_unsettled
+     SELECT r.id, r.status IN ('done', 'refused') AND r.finished_at < $2::timestamptz AS judged,
+            r.status = 'done' AND EXISTS (
+              SELECT FROM discrepancies AS d
+               WHERE d.check_name = $1::text AND d.status = 'open' AND d.cause = 'event_pending'
+                 AND d.opened_at <= r.requested_at) AS proven,
+            ARRAY(SELECT d.id::text FROM discrepancies AS d
+                   WHERE d.check_name = $1::text AND d.kind IN ('duplicate', 'amount')
+                     AND d.status IN ('suspected', 'open') AND d.first_seen_at > r.requested_at
+                   ORDER BY d.id LIMIT 10) AS harm,
+            EXISTS (SELECT FROM audit AS a
+                     WHERE a.request_id = r.id AND a.action = 'repair_stopped') AS told
+       FROM requests AS r
+      WHERE r.kind = 'replay' AND r.check_name = $1::text AND r.requested_by = session_user
+      ORDER BY r.id DESC LIMIT 1`,
+    [check, lookedAt],
+  );
+  return last;
+}
+
 export async function requestReplay(
   transaction: Transaction,
   check: string,

@@ -13,6 +13,8 @@ export interface ReplayCounts {
   already_processed: number;
   /** Done without a call, since the row is gone from the events table or in a state that is not ours. */
   gone: number;
+  /** Parked, and done since the row is no longer pending in the events table. */
+  parked_ended: number;
   waiting: number;
   parked: number;
   unparked: number;
@@ -39,6 +41,7 @@ export const noCounts = (): ReplayCounts => ({
   processed: 0,
   already_processed: 0,
   gone: 0,
+  parked_ended: 0,
   waiting: 0,
   parked: 0,
   unparked: 0,

@@ -1,6 +1,12 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Bench, openBench, startInProcess } from '../../test/event-replay/bench.ts';
-import { claimDueEventsText, unparkForListenersText } from './queries.ts';
+import type { EventsTable } from './events-table.ts';
+import {
+  claimDueEventsText,
+  finishRequestsText,
+  takeInOverdueEventsText,
+  unparkForListenersText,
+} from './queries.ts';
 
 let bench: Bench;
 beforeAll(async () => {
@@ -69,6 +75,47 @@ describe('100,000 parked events', () => {
   });
 });
 
+describe('the intake', () => {
+  it('looks each event up by its key, and does not read all of replay_events, with 100,000 parked', async () => {
+    await addParked(100_000);
+    const events: EventsTable = {
+      name: '"public"."event_backups"',
+      idType: 'text',
+      createdAtType: 'timestamp',
+      timeZone: 'UTC',
+      hasPublishedHash: false,
+      aggregateKey: undefined,
+      deliveries: undefined,
+    };
+    const nodes = await explain(takeInOverdueEventsText(events), [60_000, '-infinity', '', 5_000, null]);
+    const reads = nodes.filter(
+      (node) => node['Relation Name'] === 'replay_events' && node.Plans === undefined,
+    );
+    expect(reads.map((node) => [node['Node Type'], node['Index Name']])).toEqual([
+      [expect.stringMatching(/^Index/), 'replay_events_pkey'],
+    ]);
+    expect(reads[0]).toMatchObject({ 'Actual Loops': 5_000 });
+    expect(nodes.filter((node) => node['Node Type'] === 'Seq Scan')).toEqual([]);
+  });
+
+  it('does not read the events of a request to see that some of them are open', async () => {
+    await addParked(50_000);
+    await bench.database.query(
+      `INSERT INTO counterfoil.requests (kind, scope, reason, status) VALUES ('replay', '{}', 'x', 'taken')`,
+    );
+    await bench.database.query(
+      `UPDATE counterfoil.replay_events SET request_id = (SELECT max(id) FROM counterfoil.requests),
+              status = CASE WHEN event_id LIKE '%00' THEN 'due' ELSE 'parked' END,
+              parked_reason = CASE WHEN event_id LIKE '%00' THEN NULL ELSE parked_reason END`,
+    );
+    await bench.database.query('VACUUM ANALYZE counterfoil.replay_events');
+    const nodes = await explain(finishRequestsText, ['test', '00000000-0000-0000-0000-000000000001']);
+    const read = nodes.filter((node) => node['Relation Name'] === 'replay_events' && node['Actual Loops']);
+    expect(read).toHaveLength(1);
+    expect(read[0]).toMatchObject({ 'Index Name': 'replay_events_request_open', 'Actual Rows': 1 });
+  });
+});
+
 describe('the search for events that wait for other listeners', () => {
   it('reads those and no others, however many are parked', async () => {
     await addParked(100_000);
@@ -102,7 +149,9 @@ async function explain(text: string, params: readonly unknown[]): Promise<PlanNo
 
 interface PlanNode {
   readonly 'Node Type': string;
+  readonly 'Relation Name'?: string;
   readonly 'Index Name'?: string;
+  readonly 'Actual Loops'?: number;
   readonly 'Actual Rows'?: number;
   readonly 'Rows Removed by Filter'?: number;
   readonly 'Shared Hit Blocks'?: number;

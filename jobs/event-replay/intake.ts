@@ -10,9 +10,12 @@ import type { ReplayCounts } from './counts.ts';
 import type { EventsTable } from './events-table.ts';
 import {
   type Cursor,
+  endParkedEvents,
   finishRequests,
   firstCursor,
+  firstParked,
   type IntakePage,
+  type ParkedCursor,
   reclaimExpiredClaims,
   takeInOverdueEvents,
 } from './queries.ts';
@@ -26,7 +29,7 @@ export interface IntakeSettings {
   readonly looksForMore: boolean;
 }
 
-/** Pending events per statement: some 20 ms of work for the database. */
+/** Pending or parked events per statement: a fraction of a second, and one probe of a key for each. */
 const PAGE_SIZE = 5_000;
 const RECLAIM_LIMIT = 1_000;
 /** Pages of the newest events in one cycle; what is beyond them is the next cycle's. */
@@ -40,6 +43,8 @@ export class Intake {
   readonly #requests: AsyncGenerator<boolean>;
   #walk: Cursor;
   #newest: Cursor | undefined;
+  /** Where the walk over what is parked stands; nothing between its end and that of the other walk. */
+  #parked: ParkedCursor | undefined = firstParked;
 
   constructor(
     database: Database,
@@ -67,9 +72,11 @@ export class Intake {
     this.#counts.requests += await finishRequests(this.#database, installation, runId);
     await this.#takeInNewest();
     const page = await this.#takeIn(this.#walk);
+    await this.#endParked();
     const walkEnded = page.last === undefined || page.scanned < PAGE_SIZE;
     // The newest are walked from the end of the whole walk on; until then there is no such place.
     if (walkEnded) this.#newest = page.last ?? this.#newest;
+    if (walkEnded) this.#parked ??= firstParked;
     this.#walk = walkEnded ? firstCursor(this.#events.idType) : (page.last ?? this.#walk);
     return { found: this.#found() > before, walkEnded: walkEnded && moreRequests !== true };
   }
@@ -85,6 +92,14 @@ export class Intake {
   async finish(): Promise<void> {
     const { installation, runId, looksForMore } = this.#settings;
     if (looksForMore) this.#counts.requests += await finishRequests(this.#database, installation, runId);
+  }
+
+  /** A page per cycle, once around per walk: what is parked may have been processed elsewhere, or be gone. */
+  async #endParked(): Promise<void> {
+    if (this.#parked === undefined) return;
+    const { ended, last } = await endParkedEvents(this.#database, this.#events, this.#parked, PAGE_SIZE);
+    this.#counts.parked_ended += ended;
+    this.#parked = last;
   }
 
   async #takeInNewest(): Promise<void> {

@@ -109,6 +109,16 @@ function partsOf(events: EventsTable) {
   };
 }
 
+/** What the service's table says of an event; a probe of its key and no join, which may read the whole table. */
+const backupStatusOf = (events: EventsTable, id: string): string => `coalesce(
+                  (SELECT CASE WHEN b.status::text IN ('pending', 'processed') THEN b.status::text ELSE 'other' END
+                     FROM ${events.name} AS b WHERE b.event_id = ${id}::${events.idType}), 'gone')`;
+
+/** What becomes of an event here that is not pending there. */
+const outcomeOfBackup = `CASE backup_status WHEN 'processed' THEN 'already_processed'
+                                                WHEN 'gone' THEN 'gone'
+                                                ELSE 'not_pending' END`;
+
 export const findTable = async (
   database: Database,
   wanted: { readonly schema: string | undefined; readonly name: string },
@@ -192,28 +202,12 @@ export interface IntakePage {
 }
 
 /**
- * One page of the walk over what is pending and overdue. What replay has already is found by the primary key of
- * our table: 100,000 parked events, which stay pending for ever, cost 20 short statements per walk.
+ * One page of the walk over what is pending and overdue; without an order of the planner's own, which would read
+ * all of replay_events for each page once 100,000 parked events, pending for ever, make up most of them.
  */
-export const takeInOverdueEvents = async (
-  database: Database,
-  events: EventsTable,
-  page: {
-    readonly after: Cursor;
-    readonly size: number;
-    readonly graceMs: number;
-  },
-): Promise<IntakePage> => {
+export const takeInOverdueEventsText = (events: EventsTable): string => {
   const { createdAt, inColumnType, aggregateKey, publishedHash, leased } = partsOf(events);
-  return await database.transaction({ repeatable: true }, async (transaction) => {
-    const [row] = await transaction.query<{
-      scanned: number;
-      taken_in: number;
-      reopened: number;
-      last_created_at: string | null;
-      last_event_id: string | null;
-    }>(
-      `-- event-replay: takeInOverdueEvents
+  return `-- event-replay: takeInOverdueEvents
        WITH page AS MATERIALIZED (
          SELECT b.event_id, b.created_at
            FROM ${events.name} AS b
@@ -223,25 +217,30 @@ export const takeInOverdueEvents = async (
             AND (b.created_at, b.event_id) > ($2::${events.createdAtType}, $3::${events.idType})
           ORDER BY b.created_at, b.event_id
           LIMIT $4::integer
-       ), unknown AS (
+       ), unknown AS MATERIALIZED (
          SELECT page.event_id
-           FROM page LEFT JOIN replay_events AS r ON r.event_id = page.event_id::text
-          WHERE r.event_id IS NULL
+           FROM page
+           LEFT JOIN LATERAL (SELECT r.status, r.finished_at FROM replay_events AS r
+                               WHERE r.event_id = page.event_id::text LIMIT 1) AS r ON true
+          WHERE r.status IS NULL
              OR (r.status = 'done'
                  AND r.finished_at < statement_timestamp() - $1::double precision * interval '1 millisecond')
        ), taken AS (
          INSERT INTO replay_events AS r
                 (event_id, event_name, event_created_at, aggregate_key, published_hash, next_attempt_at)
-         SELECT b.event_id::text, b.event_name::text, ${createdAt},
-                ${aggregateKey('$5')}, ${publishedHash},
-                least(${createdAt}, statement_timestamp())
-           FROM unknown JOIN ${events.name} AS b ON b.event_id = unknown.event_id
-          WHERE b.status = 'pending' AND NOT ${leased}
-          ORDER BY b.event_id
-         -- Done, and pending again for longer than the grace: its attempts still count, so it ends somewhere.
+         SELECT unknown.event_id::text, b.event_name, b.created_at, b.aggregate_key, b.published_hash,
+                least(b.created_at, statement_timestamp())
+           FROM unknown
+          CROSS JOIN LATERAL (SELECT b.event_name::text AS event_name, ${createdAt} AS created_at,
+                                     ${aggregateKey('$5')} AS aggregate_key, ${publishedHash} AS published_hash
+                                FROM ${events.name} AS b
+                               WHERE b.event_id = unknown.event_id AND b.status = 'pending' AND NOT ${leased}
+                               LIMIT 1) AS b
+          ORDER BY unknown.event_id
+         -- Done, and pending again for longer than the grace. It counts as an attempt, so it ends somewhere.
          ON CONFLICT (event_id) DO UPDATE
             SET status = 'due', finished_at = NULL, next_attempt_at = statement_timestamp(),
-                last_outcome = 'pending_again'
+                handler_attempts = r.handler_attempts + 1, last_outcome = 'pending_again'
           WHERE r.status = 'done'
          RETURNING r.last_outcome
        )
@@ -251,9 +250,32 @@ export const takeInOverdueEvents = async (
               last.created_at::text AS last_created_at, last.event_id::text AS last_event_id
          FROM (SELECT 1) AS one
          LEFT JOIN (SELECT created_at, event_id FROM page ORDER BY created_at DESC, event_id DESC LIMIT 1) AS last
-           ON true`,
-      [page.graceMs, page.after.createdAt, page.after.eventId, page.size, events.aggregateKey ?? null],
-    );
+           ON true`;
+};
+
+export const takeInOverdueEvents = async (
+  database: Database,
+  events: EventsTable,
+  page: {
+    readonly after: Cursor;
+    readonly size: number;
+    readonly graceMs: number;
+  },
+): Promise<IntakePage> =>
+  await database.transaction({ repeatable: true }, async (transaction) => {
+    const [row] = await transaction.query<{
+      scanned: number;
+      taken_in: number;
+      reopened: number;
+      last_created_at: string | null;
+      last_event_id: string | null;
+    }>(takeInOverdueEventsText(events), [
+      page.graceMs,
+      page.after.createdAt,
+      page.after.eventId,
+      page.size,
+      events.aggregateKey ?? null,
+    ]);
     return {
       scanned: row?.scanned ?? 0,
       takenIn: row?.taken_in ?? 0,
@@ -264,7 +286,55 @@ export const takeInOverdueEvents = async (
           : { createdAt: row.last_created_at, eventId: row.last_event_id },
     };
   });
-};
+
+/** Where a walk over the parked rows begins. */
+export const firstParked: ParkedCursor = { parkedAt: '-infinity', eventId: '' };
+
+export interface ParkedCursor {
+  readonly parkedAt: string;
+  readonly eventId: string;
+}
+
+/**
+ * One page of the walk over what is parked: what has been processed elsewhere, or is gone, is done. Needs the
+ * index replay_events_parked.
+ */
+export const endParkedEvents = async (
+  database: Database,
+  events: EventsTable,
+  after: ParkedCursor,
+  size: number,
+): Promise<{ readonly ended: number; readonly last: ParkedCursor | undefined }> =>
+  await database.transaction({ repeatable: true }, async (transaction) => {
+    const [row] = await transaction.query<{ ended: number; parked_at: string | null; event_id: string }>(
+      `-- event-replay: endParkedEvents
+       WITH page AS MATERIALIZED (
+         SELECT event_id, parked_at FROM replay_events
+          WHERE status = 'parked' AND (parked_at, event_id) > ($1::timestamptz, $2::text)
+          ORDER BY parked_at, event_id
+          LIMIT $3::integer
+       ), looked_up AS MATERIALIZED (
+         SELECT page.event_id, ${backupStatusOf(events, 'page.event_id')} AS backup_status FROM page
+       ), ended AS (
+         UPDATE replay_events AS r
+            SET status = 'done', finished_at = clock_timestamp(), parked_at = NULL, parked_reason = NULL,
+                last_outcome = ${outcomeOfBackup}
+           FROM looked_up
+          WHERE r.event_id = ANY (ARRAY(SELECT event_id FROM looked_up WHERE backup_status <> 'pending'))
+            AND r.event_id = looked_up.event_id AND r.status = 'parked'
+         RETURNING 1
+       )
+       SELECT (SELECT count(*)::integer FROM ended) AS ended, parked_at, event_id
+         FROM (SELECT 1) AS one
+         LEFT JOIN (SELECT parked_at, event_id FROM page ORDER BY parked_at DESC, event_id DESC LIMIT 1) AS last
+           ON (SELECT count(*) FROM page) = $3::integer`,
+      [after.parkedAt, after.eventId, size],
+    );
+    return {
+      ended: row?.ended ?? 0,
+      last: row?.parked_at == null ? undefined : { parkedAt: row.parked_at, eventId: row.event_id },
+    };
+  });
 
 /**
  * Makes claims due again whose lease ran out: their holder died, or could not renew them. A call that was begun
@@ -427,10 +497,7 @@ export const startCalls = async (
       await transaction.query<{ event_id: string; backup_status: BackupStatus }>(
         `-- event-replay: startCalls
        WITH looked_up AS MATERIALIZED (
-         SELECT w.event_id, coalesce(
-                  -- One probe of the primary key for each: a join would be free to read the whole table.
-                  (SELECT CASE WHEN b.status::text IN ('pending', 'processed') THEN b.status::text ELSE 'other' END
-                     FROM ${events.name} AS b WHERE b.event_id = w.event_id::${events.idType}), 'gone') AS backup_status
+         SELECT w.event_id, ${backupStatusOf(events, 'w.event_id')} AS backup_status
            FROM unnest($2::text[]) AS w (event_id)
        )
        UPDATE replay_events AS r
@@ -440,10 +507,7 @@ export const startCalls = async (
               claimed_by = CASE backup_status WHEN 'pending' THEN r.claimed_by END,
               lease_until = CASE backup_status WHEN 'pending' THEN r.lease_until END,
               finished_at = CASE backup_status WHEN 'pending' THEN NULL ELSE clock_timestamp() END,
-              last_outcome = CASE backup_status WHEN 'pending' THEN r.last_outcome
-                                                WHEN 'processed' THEN 'already_processed'
-                                                WHEN 'gone' THEN 'gone'
-                                                ELSE 'not_pending' END
+              last_outcome = CASE backup_status WHEN 'pending' THEN r.last_outcome ELSE ${outcomeOfBackup} END
          FROM looked_up
         WHERE r.event_id = ANY ($2::text[]) AND r.event_id = looked_up.event_id
           AND r.status = 'claimed' AND r.claim_token = $1::uuid
@@ -617,7 +681,8 @@ export const takeInNamedEvents = async (
                      WHEN r.status IN ('due', 'claimed') THEN 'alreadyDue'
                      WHEN r.status = 'parked' AND NOT $4::boolean THEN 'parked'
                      WHEN r.status = 'parked' THEN 'unparked'
-                     ELSE 'takenIn' END AS found
+                     ELSE 'takenIn' END AS found,
+                CASE WHEN b.status IS NULL THEN 'gone' ELSE b.status END AS backup_status
            FROM unnest($1::text[]) AS w (event_id)
            -- One probe of a primary key for each: a join would be free to read the whole table.
            LEFT JOIN LATERAL (SELECT b.status::text AS status, b.event_name::text AS event_name,
@@ -645,6 +710,15 @@ export const takeInNamedEvents = async (
                 parked_at = NULL, parked_reason = NULL, finished_at = NULL,
                 request_id = coalesce(excluded.request_id, r.request_id)
           WHERE $4::boolean OR r.status <> 'parked'
+       ), ended AS (
+         -- Parked here and not pending there: nobody else would clear it before the walk over the parked ones.
+         UPDATE replay_events AS r
+            SET status = 'done', finished_at = clock_timestamp(), parked_at = NULL, parked_reason = NULL,
+                last_outcome = ${outcomeOfBackup}
+           FROM asked
+          WHERE r.event_id = ANY (ARRAY(SELECT asked_id FROM asked WHERE backup_status <> 'pending'))
+            AND r.event_id = asked.asked_id
+            AND r.status = 'parked'
        )
        SELECT asked_id AS event_id, found FROM asked`,
       [asked.eventIds, asked.requestId, events.aggregateKey ?? null, asked.unparks],
@@ -765,6 +839,23 @@ export const refuseRequest = async (
       ),
   );
 
+/** The counts, which read all events of a request, are made for those alone that end. */
+export const finishRequestsText = `-- event-replay: finishRequests
+       WITH ended AS (
+         UPDATE requests AS q
+            SET status = 'done', finished_at = clock_timestamp(),
+                result = coalesce(q.result, '{}') || jsonb_build_object(
+                  'done', (SELECT count(*) FROM replay_events AS r WHERE r.request_id = q.id AND r.status = 'done'),
+                  'parked', (SELECT count(*) FROM replay_events AS r WHERE r.request_id = q.id AND r.status = 'parked'))
+          WHERE q.kind = 'replay' AND q.status = 'taken'
+            -- One probe of the index replay_events_request_open for each: an anti-join would read all that is due.
+            AND (SELECT true FROM replay_events AS r
+                  WHERE r.request_id = q.id AND r.status IN ('due', 'claimed') LIMIT 1) IS NULL
+         RETURNING q.id, q.scope, q.reason, q.result
+       )
+       INSERT INTO audit (installation, actor, action, reason, run_id, request_id, scope, counts)
+       SELECT $1::text, session_user, 'replay request', reason, $2::uuid, id, scope, result FROM ended`;
+
 /** Ends the requests none of whose events is open any more, with what became of them, and audits each. */
 export const finishRequests = async (
   database: Database,
@@ -773,24 +864,7 @@ export const finishRequests = async (
 ): Promise<number> =>
   await database.transaction(
     { repeatable: true },
-    async (transaction) =>
-      await transaction.execute(
-        `-- event-replay: finishRequests
-       WITH ended AS (
-         UPDATE requests AS q
-            SET status = 'done', finished_at = clock_timestamp(),
-                result = coalesce(q.result, '{}') || jsonb_build_object(
-                  'done', (SELECT count(*) FROM replay_events AS r WHERE r.request_id = q.id AND r.status = 'done'),
-                  'parked', (SELECT count(*) FROM replay_events AS r WHERE r.request_id = q.id AND r.status = 'parked'))
-          WHERE q.kind = 'replay' AND q.status = 'taken'
-            AND NOT EXISTS (SELECT FROM replay_events AS r
-                             WHERE r.request_id = q.id AND r.status IN ('due', 'claimed'))
-         RETURNING q.id, q.scope, q.reason, q.result
-       )
-       INSERT INTO audit (installation, actor, action, reason, run_id, request_id, scope, counts)
-       SELECT $1::text, session_user, 'replay request', reason, $2::uuid, id, scope, result FROM ended`,
-        [installation, runId],
-      ),
+    async (transaction) => await transaction.execute(finishRequestsText, [installation, runId]),
   );
 
 export const auditRun = async (

@@ -85,6 +85,55 @@ describe('what is sent', () => {
     });
   });
 
+  it('parks an event after its last attempt that the service calls processed and that stays pending', async () => {
+    await bench.addEvents([{ id: 'stubborn' }]);
+    bench.endpoint.finished.set('stubborn', 1);
+    for (let run = 1; run <= 4; run += 1) {
+      await bench.run({ CF_HANDLER_ATTEMPTS: '3' });
+      await bench.database.query(
+        `UPDATE counterfoil.replay_events SET finished_at = now() - interval '2 minutes' WHERE status = 'done'`,
+      );
+    }
+    expect(sent()).toEqual(['stubborn', 'stubborn', 'stubborn']);
+    expect(await bench.status('stubborn')).toMatchObject({
+      status: 'parked',
+      parked_reason: 'attempts_exhausted',
+    });
+  });
+
+  it('ends what is parked once it is processed elsewhere or gone, and leaves what is pending parked', async () => {
+    await bench.addEvents([{ id: 'elsewhere', status: 'processed' }, { id: 'still' }]);
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at)
+       SELECT id, 'n', now(), 'parked', 'not_retryable', now()
+         FROM unnest(ARRAY['elsewhere', 'still', 'nowhere']) AS id`,
+    );
+    const run = await bench.run();
+    expect(run.record.counts).toMatchObject({ parked_ended: 2, sent: 0 });
+    expect(await bench.statuses()).toEqual({ done: 2, parked: 1 });
+    expect(await bench.status('elsewhere')).toMatchObject({
+      last_outcome: 'already_processed',
+      parked_reason: null,
+    });
+    expect(await bench.status('nowhere')).toMatchObject({ last_outcome: 'gone' });
+    expect(await bench.status('still')).toMatchObject({ status: 'parked', parked_reason: 'not_retryable' });
+  });
+
+  it('ends what is parked and not pending when it is named', async () => {
+    await bench.addEvents([{ id: 'elsewhere', status: 'processed' }]);
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_reason, parked_at)
+       SELECT id, 'n', now(), 'parked', 'not_retryable', now() FROM unnest(ARRAY['elsewhere', 'nowhere', 'other']) AS id`,
+    );
+    await bench.run({ CF_EVENT_IDS: 'elsewhere nowhere' });
+    expect(await bench.status('elsewhere')).toMatchObject({
+      status: 'done',
+      last_outcome: 'already_processed',
+    });
+    expect(await bench.status('nowhere')).toMatchObject({ status: 'done', last_outcome: 'gone' });
+    expect(await bench.status('other')).toMatchObject({ status: 'parked' });
+  });
+
   it('ends at once when nothing is pending, and leaves no line in the audit', async () => {
     const audited = async () => await bench.database.query('SELECT count(*) FROM counterfoil.audit');
     const before = await audited();

@@ -191,6 +191,8 @@ CREATE INDEX replay_events_for_listeners ON replay_events (parked_at, event_id)
 CREATE INDEX replay_events_aggregate ON replay_events (aggregate_key, event_created_at, event_id)
   WHERE aggregate_key IS NOT NULL AND status IN ('due', 'claimed');
 CREATE INDEX replay_events_request ON replay_events (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX replay_events_request_open ON replay_events (request_id)
+  WHERE request_id IS NOT NULL AND status IN ('due', 'claimed');
 
 -- By which a person, a script or the exporter asks the jobs for something.
 CREATE TABLE requests (

@@ -220,8 +220,17 @@ export class Claims {
     const events = [...this.#held.values()];
     const renewedAt = Date.now();
     try {
-      if (events.length > 0) await renewClaims(this.#database, events.map(heldRow), this.#settings.leaseMs);
-      for (const event of events) event.validUntil = renewedAt + this.#settings.leaseMs;
+      const ours =
+        events.length === 0
+          ? []
+          : await renewClaims(this.#database, events.map(heldRow), this.#settings.leaseMs);
+      const renewed = new Map(ours.map((row) => [row.event_id, row.renewed]));
+      for (const event of events) {
+        const isRenewed = renewed.get(event.row.event_id);
+        // Somebody else has it, or it is recorded: it is not sent any more.
+        if (isRenewed === undefined) this.forget(event);
+        else if (isRenewed) event.validUntil = renewedAt + this.#settings.leaseMs;
+      }
       this.#healthy = true;
     } catch (error) {
       this.#healthy = false;

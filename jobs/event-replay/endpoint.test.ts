@@ -370,4 +370,56 @@ describe('a handler that takes its time', () => {
     // Ours again only after the other's lease had run out; the service said that it was processed already.
     expect(bench.endpoint.begun.get('stolen')).toBe(1);
   });
+
+  it('is not begun by a run whose claim was taken over while it waited for a lane', async () => {
+    await bench.addEvents([{ id: 'first' }, { id: 'second' }]);
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    bench.endpoint.handle = async () => {
+      await held;
+      return undefined;
+    };
+    const running = bench.run({ CF_LEASE_SECONDS: '2', CF_LANES: '1', CF_BATCH_SIZE: '1' });
+    await bench.endpoint.arrived(1);
+    await bench.database.query(
+      `UPDATE counterfoil.replay_events
+          SET claim_token = '00000000-0000-0000-0000-000000000001', lease_until = now() + interval '1 hour'
+        WHERE event_id = 'second'`,
+    );
+    const [{ lease }] = (await bench.database.query(
+      `SELECT lease_until AS lease FROM counterfoil.replay_events WHERE event_id = 'first'`,
+    )) as [{ lease: Date }];
+    await eventually(async () => Number((await bench.status('first'))?.lease_until) > Number(lease) + 600);
+    release();
+    const run = await running;
+    expect(run.record.counts).toMatchObject({ processed: 1, unrecorded: 1 });
+    expect(bench.endpoint.calls.flatMap(({ eventIds }) => eventIds)).toEqual(['first']);
+  });
+});
+
+describe('an event whose call was cut before', () => {
+  it('is sent with nothing else in flight, so that another crash cuts no other call', async () => {
+    await bench.addEvents(60);
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, next_attempt_at, unfinished_calls)
+       SELECT event_id, 'n', now() - interval '1 day', now() - interval '1 day', 1
+         FROM event_backups WHERE event_id IN ('e0010', 'e0020')`,
+    );
+    const suspects = ['e0010', 'e0020'];
+    const running = new Set<string>();
+    const together: string[] = [];
+    bench.endpoint.handle = async (id) => {
+      running.add(id);
+      if (running.size > 1 && suspects.some((suspect) => running.has(suspect)))
+        together.push([...running].join());
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      running.delete(id);
+      return undefined;
+    };
+    const run = await bench.run({ CF_LANES: '4', CF_BATCH_SIZE: '2', CF_CLAIM_SIZE: '20' });
+    expect(run.record.counts).toMatchObject({ processed: 60 });
+    expect(together).toEqual([]);
+  });
 });

@@ -3,6 +3,7 @@ import { type Bench, openBench, startInProcess } from '../../test/event-replay/b
 import type { EventsTable } from './events-table.ts';
 import {
   claimDueEventsText,
+  claimOldestOfEachAggregateText,
   finishRequestsText,
   takeInOverdueEventsText,
   unparkForListenersText,
@@ -113,6 +114,29 @@ describe('the intake', () => {
     const read = nodes.filter((node) => node['Relation Name'] === 'replay_events' && node['Actual Loops']);
     expect(read).toHaveLength(1);
     expect(read[0]).toMatchObject({ 'Index Name': 'replay_events_request_open', 'Actual Rows': 1 });
+  });
+});
+
+describe('20,000 events of one aggregate', () => {
+  it('cost the claim no more than one', async () => {
+    await bench.database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, next_attempt_at, aggregate_key)
+       SELECT 'e' || i, 'n', now() - interval '1 day' + i * interval '1 s', now() - interval '1 day' + i * interval '1 s',
+              CASE WHEN i > 20010 THEN NULL WHEN i > 20000 THEN 'other' || i ELSE 'one' END
+         FROM generate_series(1, 20020) AS i`,
+    );
+    await bench.database.query('VACUUM ANALYZE counterfoil.replay_events');
+    const nodes = await explain(claimOldestOfEachAggregateText, aClaim);
+    // The oldest of the big one, the ten of other aggregates, and the ten of none.
+    expect(nodes[0]).toMatchObject({ 'Actual Rows': 21 });
+    const read = nodes
+      .filter((node) => node['Relation Name'] === 'replay_events' && node['Actual Loops'])
+      .map(
+        (node) =>
+          ((node['Actual Rows'] ?? 0) + (node['Rows Removed by Filter'] ?? 0)) * (node['Actual Loops'] ?? 0),
+      );
+    expect(read.reduce((sum, rows) => sum + rows, 0)).toBeLessThan(200);
+    expect(nodes.map((node) => node['Node Type'])).not.toContain('Seq Scan');
   });
 });
 

@@ -224,13 +224,22 @@ async function session(
     counts,
   );
   const halt = new AbortController();
+  let looking = false;
   const watching = setInterval(() => {
-    context.isFrozen().then(
-      (frozen) => {
-        if (frozen) halt.abort();
-      },
-      (error: unknown) => logger.warn({ err: error }, 'could not look for a freeze'),
-    );
+    // While the database is away, one look waits for it and no others pile up behind.
+    if (looking) return;
+    looking = true;
+    context
+      .isFrozen()
+      .then(
+        (frozen) => {
+          if (frozen) halt.abort();
+        },
+        (error: unknown) => logger.warn({ err: error }, 'could not look for a freeze'),
+      )
+      .finally(() => {
+        looking = false;
+      });
   }, FREEZE_LOOK_MS);
   const replay = new Replay(
     {

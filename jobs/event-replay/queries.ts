@@ -432,27 +432,51 @@ export const claimDueEvents = async (database: Database, claim: Claim): Promise<
       ]),
   );
 
-/** As claimDueEvents, but of each aggregate only its oldest open event, and none while another is in work. */
+/**
+ * As claimDueEvents, but of each aggregate only its oldest open event, and none while another is in work. Walks
+ * the index replay_events_aggregate from the first event of one key to that of the next: its cost grows with the
+ * open aggregates and not with the events that wait in them.
+ */
+export const claimOldestOfEachAggregateText = `-- event-replay: claimOldestOfEachAggregate
+       WITH RECURSIVE oldest AS (
+         (SELECT aggregate_key, event_id FROM replay_events
+           WHERE aggregate_key IS NOT NULL AND status IN ('due', 'claimed')
+           ORDER BY aggregate_key, event_created_at, event_id LIMIT 1)
+         UNION ALL
+         SELECT next.aggregate_key, next.event_id
+           FROM oldest CROSS JOIN LATERAL (
+                SELECT r.aggregate_key, r.event_id FROM replay_events AS r
+                 WHERE r.aggregate_key > oldest.aggregate_key AND r.status IN ('due', 'claimed')
+                 ORDER BY r.aggregate_key, r.event_created_at, r.event_id LIMIT 1) AS next
+       ), keyless AS (
+         SELECT event_id FROM replay_events
+          WHERE status = 'due' AND aggregate_key IS NULL AND next_attempt_at <= statement_timestamp()
+            AND ($5::boolean OR (unfinished_calls = 0 AND last_outcome IS DISTINCT FROM '${NO_CLEAR_ANSWER}'))
+          ORDER BY next_attempt_at, event_created_at, event_id
+          LIMIT $4::integer
+       ), picked AS (
+         SELECT e.ctid AS place FROM replay_events AS e
+          WHERE e.event_id = ANY (ARRAY(SELECT event_id FROM oldest UNION ALL SELECT event_id FROM keyless))
+            AND e.status = 'due' AND e.next_attempt_at <= statement_timestamp()
+            AND ($5::boolean OR (e.unfinished_calls = 0 AND e.last_outcome IS DISTINCT FROM '${NO_CLEAR_ANSWER}'))
+            AND (SELECT true FROM replay_events AS o
+                  WHERE o.aggregate_key = e.aggregate_key AND o.status = 'claimed' LIMIT 1) IS NULL
+          ORDER BY e.next_attempt_at, e.event_created_at, e.event_id
+          LIMIT $4::integer
+          FOR UPDATE OF e SKIP LOCKED -- a second replica passes over what this one is taking
+       ), ${takePicked}`;
+
 export const claimOldestOfEachAggregate = async (database: Database, claim: Claim): Promise<ClaimedRow[]> =>
   await database.transaction(
     { repeatable: true },
     async (transaction) =>
-      await transaction.query<ClaimedRow>(
-        `-- event-replay: claimOldestOfEachAggregate
-       WITH picked AS (
-         SELECT e.ctid AS place FROM replay_events AS e
-          WHERE e.status = 'due' AND e.next_attempt_at <= statement_timestamp()
-            AND ($5::boolean OR (e.unfinished_calls = 0 AND e.last_outcome IS DISTINCT FROM '${NO_CLEAR_ANSWER}'))
-            AND NOT EXISTS (SELECT FROM replay_events AS o
-                             WHERE o.aggregate_key = e.aggregate_key AND o.status IN ('due', 'claimed')
-                               AND (o.status = 'claimed'
-                                    OR (o.event_created_at, o.event_id) < (e.event_created_at, e.event_id)))
-          ORDER BY e.next_attempt_at, e.event_created_at, e.event_id
-          LIMIT $4::integer
-          FOR UPDATE OF e SKIP LOCKED -- a second replica passes over what this one is taking
-       ), ${takePicked}`,
-        [claim.token, claim.claimedBy, claim.leaseMs, claim.limit, claim.withSuspects],
-      ),
+      await transaction.query<ClaimedRow>(claimOldestOfEachAggregateText, [
+        claim.token,
+        claim.claimedBy,
+        claim.leaseMs,
+        claim.limit,
+        claim.withSuspects,
+      ]),
   );
 
 /** As claimDueEvents, but only events that were named. */
@@ -550,27 +574,37 @@ export const recordOutcomes = async (
     return rows.map((row) => row.event_id);
   });
 
-/** Prolongs what is in work. A row that is being recorded at this moment needs it no more. */
+/**
+ * Prolongs what is in work, and gives what is still ours. A row that somebody writes at this moment, mostly we
+ * ourselves, is ours and not prolonged.
+ */
 export const renewClaims = async (
   database: Database,
   held: readonly HeldRow[],
   leaseMs: number,
-): Promise<number> =>
+): Promise<{ event_id: string; renewed: boolean }[]> =>
   await database.transaction(
     { repeatable: true },
     async (transaction) =>
-      await transaction.execute(
+      await transaction.query<{ event_id: string; renewed: boolean }>(
         `-- event-replay: renewClaims
-       WITH held AS (
-         SELECT r.event_id FROM replay_events AS r
+       WITH ours AS MATERIALIZED (
+         SELECT r.event_id, r.claim_token FROM replay_events AS r
            JOIN json_to_recordset($1::json) AS h (event_id text, claim_token uuid)
              ON h.event_id = r.event_id AND h.claim_token = r.claim_token
           WHERE r.status = 'claimed'
+       ), free AS (
+         SELECT r.event_id FROM replay_events AS r JOIN ours ON ours.event_id = r.event_id
+          WHERE r.status = 'claimed' AND r.claim_token = ours.claim_token
           FOR UPDATE OF r SKIP LOCKED
+       ), renewed AS (
+         UPDATE replay_events AS r
+            SET lease_until = statement_timestamp() + $2::double precision * interval '1 millisecond'
+           FROM free WHERE r.event_id = free.event_id AND r.status = 'claimed'
+         RETURNING r.event_id
        )
-       UPDATE replay_events AS r
-          SET lease_until = statement_timestamp() + $2::double precision * interval '1 millisecond'
-         FROM held WHERE r.event_id = held.event_id AND r.status = 'claimed'`,
+       SELECT ours.event_id, renewed.event_id IS NOT NULL AS renewed
+         FROM ours LEFT JOIN renewed ON renewed.event_id = ours.event_id`,
         [JSON.stringify(held), leaseMs],
       ),
   );

@@ -87,6 +87,9 @@ export class Replay {
   #ahead: Promise<HeldEvent[]> | undefined;
   #inFlight = 0;
   #suspectInFlight = false;
+  #crashSuspectInFlight = false;
+  /** Between two events that may crash the service, every lane has had a call. */
+  #callsBeforeCrashSuspect = 0;
   #trial = false;
   #failure: unknown;
   #lookedAround = false;
@@ -295,15 +298,23 @@ export class Replay {
   /** Fills the lanes. */
   #dispatch(): void {
     const { lanes } = this.#settings;
-    while (this.#inFlight < lanes && this.#maySend()) {
-      const suspect = this.#mayTrySuspect() ? this.#suspects.shift() : undefined;
-      if (suspect !== undefined) {
+    while (this.#inFlight < lanes && this.#maySend() && !this.#crashSuspectInFlight) {
+      const suspect = this.#mayTrySuspect() ? this.#suspects[0] : undefined;
+      // One that may crash the service goes with nothing beside it, once the lanes have run empty for it.
+      const mayCrash = suspect !== undefined && suspect.row.unfinished_calls > 0;
+      const othersFirst = mayCrash && this.#callsBeforeCrashSuspect > 0 && this.#ready.length > 0;
+      if (suspect !== undefined && !othersFirst) {
+        if (mayCrash && this.#inFlight > 0) return;
+        this.#suspects.shift();
         this.#suspectInFlight = true;
+        this.#crashSuspectInFlight = mayCrash;
+        if (mayCrash) this.#callsBeforeCrashSuspect = lanes;
         this.#run(this.#sendAlone(suspect));
         continue;
       }
       const call = this.#ready.shift();
       if (call === undefined) return;
+      this.#callsBeforeCrashSuspect -= 1;
       this.#run(this.#send(call));
     }
   }
@@ -336,6 +347,7 @@ export class Replay {
       if (started.length > 0) await this.#send(this.#callOf(started));
     } finally {
       this.#suspectInFlight = false;
+      this.#crashSuspectInFlight = false;
     }
   }
 

@@ -190,6 +190,11 @@ CREATE INDEX replay_events_for_listeners ON replay_events (parked_at, event_id)
   WHERE status = 'parked' AND parked_reason IN ('no_listener', 'unknown_version');
 CREATE INDEX replay_events_aggregate ON replay_events (aggregate_key, event_created_at, event_id)
   WHERE aggregate_key IS NOT NULL AND status IN ('due', 'claimed');
+-- Under CF_AGGREGATE_KEY: what belongs to no aggregate, and which aggregates have an event in work.
+CREATE INDEX replay_events_keyless ON replay_events (next_attempt_at, event_created_at, event_id)
+  WHERE status = 'due' AND aggregate_key IS NULL;
+CREATE INDEX replay_events_aggregate_claimed ON replay_events (aggregate_key)
+  WHERE aggregate_key IS NOT NULL AND status = 'claimed';
 CREATE INDEX replay_events_request ON replay_events (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX replay_events_request_open ON replay_events (request_id)
   WHERE request_id IS NOT NULL AND status IN ('due', 'claimed');

@@ -1,6 +1,4 @@
-import { readFileSync } from 'node:fs';
-import { Client } from 'pg';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { startEmbeddedPostgres } from '../../scripts/embedded-postgres.ts';
 import { checksFile, sessionBilling } from '../../test/builders/checks.ts';
 import { type RunningJob, startJob } from '../../test/builders/process.ts';
@@ -15,10 +13,8 @@ import { run } from '../../test/builders/run.ts';
 import { addSession, minutesAgo } from '../../test/builders/service.ts';
 import { type OtherSession, openSession } from '../../test/builders/session.ts';
 import { waitFor } from '../../test/builders/wait-for.ts';
+import { prepareServer, runScript } from '../../test/builders/whole-server.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
-import { Database } from '../runtime/database.ts';
-import { createLogger } from '../runtime/logger.ts';
-import { migrate } from '../schema/migrate.ts';
 import { billingReconciliationJob } from './job.ts';
 
 let database: TestDatabase;
@@ -32,6 +28,12 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   await emptyTables(database);
+});
+
+/** What a test that failed would leave behind: a shut gate and a run that waits at it hold up every later test. */
+const held: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const release of held.splice(0)) await release();
 });
 
 /** Sessions of ten to thirty days ago are read only past a gate, which a test holds shut by an advisory lock. */
@@ -59,11 +61,16 @@ async function shutGate(url: string): Promise<OtherSession> {
 /** Starts a full run over a bare and a lost session and holds it in the middle of a window. */
 async function holdInWindow(): Promise<{ readonly job: RunningJob; readonly holder: OtherSession }> {
   const holder = await shutGate(database.url);
+  held.push(() => holder.end());
   const job = startJob('jobs/billing-reconciliation/main.ts', {
     ...(await reconciliationEnvironment(database)),
     CF_MODE: 'full',
     CF_CHECKS_FILE: gated,
     CF_LOCK_TIMEOUT_SECONDS: '30',
+  });
+  held.push(async () => {
+    job.process.kill('SIGKILL');
+    await job.ended;
   });
   await waitFor('a window is recorded and the next one waits', async () => {
     const rows = await database.query(
@@ -216,6 +223,12 @@ describe('statements', () => {
     const server = await startEmbeddedPostgres();
     try {
       await prepareServer(server.url);
+      await runScript(server.url, gatedSessions);
+      await runScript(
+        server.url,
+        `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)
+         SELECT gen_random_uuid(), 'c', 'm', 1, 'EUR', now() - n * interval '1 day' FROM generate_series(1, 60) AS n`,
+      );
       const holder = await shutGate(server.url);
       const job = run(billingReconciliationJob, {
         DATABASE_URL: server.url,
@@ -224,55 +237,15 @@ describe('statements', () => {
         CF_DATABASE_RETRY_SECONDS: '30',
       });
       await waitFor('a window is recorded', async () => {
-        return (await rows(server.url, 'SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1')) > 0;
+        return (await runScript(server.url, 'SELECT 1 FROM counterfoil.reconciliation_windows LIMIT 1')) > 0;
       });
       // The crash also ends the session that held the gate shut.
       await server.restart();
       await holder.end().catch(() => undefined);
       expect(await job).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
-      expect(await rows(server.url, 'SELECT 1 FROM counterfoil.discrepancies')).toBe(60);
+      expect(await runScript(server.url, 'SELECT 1 FROM counterfoil.discrepancies')).toBe(60);
     } finally {
       await server.stop();
     }
   });
 });
-
-/** The service's tables and our schema, with sixty sessions without bills on as many days. */
-async function prepareServer(url: string): Promise<void> {
-  for (const path of [
-    'reference-service/sql/schema.sql',
-    'nestjs/sql/event_backups.sql',
-    'jobs/schema/roles.sql',
-  ])
-    await rows(url, readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8'));
-  const logger = createLogger({ job: 'test', level: 'error', installation: 'test' });
-  const owner = new Database(
-    {
-      url,
-      applicationName: 'test',
-      schema: 'counterfoil',
-      poolSize: 2,
-      connectTimeoutMs: 5000,
-      lockTimeoutMs: 1000,
-      retryMs: 0,
-    },
-    logger,
-  );
-  await migrate(owner, logger, 'counterfoil');
-  await owner.close();
-  await rows(url, gatedSessions);
-  await rows(
-    url,
-    `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)
-     SELECT gen_random_uuid(), 'c', 'm', 1, 'EUR', now() - n * interval '1 day' FROM generate_series(1, 60) AS n`,
-  );
-}
-
-/** Runs a script on a server and gives the number of rows of its last statement. */
-async function rows(url: string, text: string): Promise<number> {
-  const client = new Client({ connectionString: url });
-  await client.connect();
-  const result = await client.query(text);
-  await client.end();
-  return result.rowCount ?? 0;
-}

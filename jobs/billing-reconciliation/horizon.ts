@@ -7,7 +7,7 @@ import type { Database, Transaction } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import { addMs, earliest, formatInstant, type Instant, msBetween, parseInstant } from './instant.ts';
 
-export interface HorizonSettings {
+interface HorizonSettings {
   readonly graceMs: number;
   readonly blindGraceMs: number;
   readonly maxLagMs: number;
@@ -113,7 +113,6 @@ const SETTLE_PAUSE_MS = 100;
  * Looks at clock, transactions and snapshots, in this order: a transaction that begins later is newer than the
  * clock, and one that is prepared in between is seen on one of both lists.
  * @param hasState false: nothing is remembered or read of our own tables
- * @throws RunFailure `database_read_only` on a replica, unless the run has no state
  */
 export async function observe(
   database: Database,
@@ -149,12 +148,6 @@ async function observeOnce(transaction: Transaction, hasState: boolean): Promise
   if (server === undefined) throw new RunFailure('internal', 'the database did not tell its time');
   const now = parseInstant(server.now);
   if (server.replica) {
-    if (hasState) {
-      throw new RunFailure(
-        'database_read_only',
-        'this is a read-only replica: reconcile on the primary, or audit here with CF_STATE=none',
-      );
-    }
     const replayedTo = server.replayed_to === null ? undefined : parseInstant(server.replayed_to);
     return { ...nothingSeen, now, seesAll: false, replica: { replayedTo } };
   }

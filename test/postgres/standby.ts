@@ -6,10 +6,12 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../scripts/embe
 
 /**
  * @param prepare runs on the server while it is still a primary, with a superuser's URL
+ * @param signal ends the primary; after SIGQUIT, a crash, the standby replays what was prepared
  * @returns the same server as a hot standby
  */
 export async function startStandby(
   prepare: (url: string) => Promise<void> = async () => {},
+  signal: 'SIGINT' | 'SIGQUIT' = 'SIGINT',
 ): Promise<EmbeddedPostgres> {
   const server = await startEmbeddedPostgres();
   try {
@@ -20,7 +22,7 @@ export async function startStandby(
     await client.end();
     // The file alone turns a server into a standby at its next start.
     writeFileSync(join(row?.data_directory ?? '', 'standby.signal'), '');
-    await server.restart('SIGINT');
+    await server.restart(signal);
     return server;
   } catch (error) {
     await server.stop();

@@ -14,7 +14,7 @@ export type Cause =
   | 'never_published'
   | 'unknown';
 
-export interface EventFound {
+interface EventFound {
   readonly eventId: string;
   readonly status: string;
   /** Whether replay has given it up. */
@@ -49,7 +49,7 @@ export interface EventRow {
   readonly published_hash: string | null;
 }
 
-export interface WantedFact {
+interface WantedFact {
   readonly key: readonly string[];
   /** UTC, as text. */
   readonly at: string;

@@ -68,8 +68,7 @@ export function asDiscrepancy(row: WindowRow, settled: Instant | undefined): Dis
 }
 
 /** A primary key of one column as it is, of several as a JSON array. */
-export const encodeRowId = (id: readonly string[]): string =>
-  id.length === 1 ? (id[0] ?? '') : JSON.stringify(id);
+const encodeRowId = (id: readonly string[]): string => (id.length === 1 ? (id[0] ?? '') : JSON.stringify(id));
 
 export const decodeRowId = (rowId: string, columns: number): readonly string[] =>
   columns === 1 ? [rowId] : (JSON.parse(rowId) as string[]);

@@ -50,7 +50,7 @@ const KEYS_PER_STATEMENT = 500;
 /** Stands for "not looked", which is not the same as "none found". */
 const unsearched: ReadonlyMap<Discrepancy, EventRow> = new Map();
 
-export interface WindowRead {
+interface WindowRead {
   readonly facts: number;
   readonly ledger: number;
   readonly slowestMs: number;

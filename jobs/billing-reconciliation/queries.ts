@@ -107,7 +107,7 @@ export async function completeRotation(transaction: Transaction, check: CheckSta
   return completed === 1;
 }
 
-export interface CoveredWindow {
+interface CoveredWindow {
   readonly from: string;
   readonly to: string;
   /** Rows of facts and of the ledger in it. */
@@ -219,7 +219,7 @@ export async function listReplayable(
 }
 
 /** What became of the last replay that this job asked for, as far as a check is concerned. */
-export interface LastRepair {
+interface LastRepair {
   readonly id: string;
   /** Whether it has ended, and the findings were looked at again since. */
   readonly judged: boolean;
@@ -274,7 +274,7 @@ export async function requestReplay(
   return row?.id;
 }
 
-export interface AuditEntry {
+interface AuditEntry {
   readonly installation: string;
   readonly runId: string;
   readonly action: string;

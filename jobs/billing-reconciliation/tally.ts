@@ -7,7 +7,7 @@ import type { FindingChange, FindingStatus } from './findings.ts';
 import { formatInstant, parseInstant } from './instant.ts';
 
 /** A finding as it is logged and reported: keys, causes, amounts and ids, nothing else of a row. */
-export interface ReportedFinding {
+interface ReportedFinding {
   readonly check: string;
   readonly kind: string;
   readonly key: readonly (string | null)[];
@@ -43,7 +43,7 @@ const zeroCounts = {
   standing_acknowledged: 0,
 };
 
-export type CountName = keyof typeof zeroCounts;
+type CountName = keyof typeof zeroCounts;
 
 export class Tally {
   readonly #logger: Logger;

@@ -13,7 +13,7 @@ export interface Range {
   readonly to: Instant;
 }
 
-export interface Pace {
+interface Pace {
   /** Windows are made no narrower: below this, what is read around a window outweighs what is in it. */
   readonly narrowest: Instant;
   readonly targetMs: number;
@@ -37,7 +37,7 @@ const WIDEST = 32n * 86_400n * SECOND;
 const LONGEST_STATEMENT_MS = 30_000;
 
 /** What one window cost and held. */
-export interface WindowCost {
+interface WindowCost {
   /** Time of its slowest statement, in milliseconds. */
   readonly slowestMs: number;
   /** Rows of the side that has more. */

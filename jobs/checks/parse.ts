@@ -123,7 +123,7 @@ export type CheckSide = Check['facts'] | Check['ledger'];
 export type Condition = z.output<typeof condition>;
 export type Amount = z.output<typeof amount>;
 
-export interface TableName {
+interface TableName {
   readonly schema: string | undefined;
   readonly name: string;
 }

@@ -2,7 +2,7 @@
 import { Database, type DatabaseSettings } from '../../jobs/runtime/database.ts';
 import { createLogger, type Logger } from '../../jobs/runtime/logger.ts';
 
-export interface LogEntry {
+interface LogEntry {
   readonly level: string;
   readonly msg: string;
   readonly [field: string]: unknown;

@@ -10,7 +10,7 @@ export type Environment = Readonly<Record<string, string>>;
  * The URL of a role with the rights of counterfoil_jobs and pg_read_all_stats. Test files share a server, and a
  * role that cannot see whose transactions are open has to wait for those of every database.
  */
-export async function seeingRole(database: TestDatabase): Promise<string> {
+async function seeingRole(database: TestDatabase): Promise<string> {
   const password = inject('rolePassword');
   await database.query(`
     DO $$ BEGIN
@@ -36,7 +36,7 @@ export const reconciliationEnvironment = async (
 export const reconcile = async (database: TestDatabase, override: Environment = {}): Promise<FinishedRun> =>
   await run(billingReconciliationJob, await reconciliationEnvironment(database, override));
 
-export interface RecordedFinding {
+interface RecordedFinding {
   readonly id: string;
   readonly kind: string;
   readonly key: string;

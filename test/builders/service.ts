@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { TestDatabase } from '../postgres/database.ts';
 
-export interface SessionRow {
+interface SessionRow {
   readonly id: string;
   /** As Postgres reads it; null for a session that is not completed. */
   readonly completedAt: string | null;

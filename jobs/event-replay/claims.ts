@@ -49,6 +49,7 @@ export class Claims {
   readonly #settings: ClaimsSettings;
   readonly #counts: ReplayCounts;
   readonly #onRecorded: () => void;
+  readonly #hardStop: AbortSignal;
   readonly #held = new Map<string, HeldEvent>();
   readonly #renewal: NodeJS.Timeout;
   #renewing: Promise<void> = Promise.resolve();
@@ -58,19 +59,24 @@ export class Claims {
   #recording: Promise<void> | undefined;
   #recordTimer: NodeJS.Timeout | undefined;
 
-  /** @param onRecorded called after each write of outcomes, whether it met its rows or not */
+  /**
+   * @param onRecorded called after each write of outcomes, whether it met its rows or not
+   * @param hardStop from then on, what cannot be written is given up
+   */
   constructor(
     database: Database,
     logger: Logger,
     settings: ClaimsSettings,
     counts: ReplayCounts,
     onRecorded: () => void,
+    hardStop: AbortSignal,
   ) {
     this.#database = database;
     this.#logger = logger;
     this.#settings = settings;
     this.#counts = counts;
     this.#onRecorded = onRecorded;
+    this.#hardStop = hardStop;
     this.#renewal = setInterval(() => {
       this.#renewing = this.#renewing.then(() => this.#renew());
     }, settings.leaseMs / 3);
@@ -198,10 +204,10 @@ export class Claims {
         waiting = [];
       } catch (error) {
         this.#logger.warn({ err: error, events: waiting.length, attempt }, 'outcomes could not be written');
-        const late = waiting.filter(({ event }) => Date.now() >= event.validUntil);
+        const late = waiting.filter(({ event }) => this.#hardStop.aborted || Date.now() >= event.validUntil);
         this.#giveUp(
           late,
-          'outcomes were not written before their leases ran out: the service is asked again',
+          'outcomes were not written before their leases or the run ended: the service is asked again',
         );
         waiting = waiting.filter((entry) => !late.includes(entry));
         if (waiting.length > 0) await new Promise((resolve) => setTimeout(resolve, RECORD_RETRY_MS));

@@ -10,6 +10,7 @@ import {
   startChild,
   startInProcess,
 } from '../../test/event-replay/bench.ts';
+import { startProxy } from '../../test/postgres/proxy.ts';
 
 let bench: Bench;
 const children: Child[] = [];
@@ -291,6 +292,39 @@ describe('SIGTERM', () => {
       last_outcome: 'abandoned',
     });
     bench.endpoint.cut();
+  });
+
+  it('with the database away: ends as failed before it would be cut off', async () => {
+    await bench.addEvents(50);
+    const proxy = await startProxy(bench.database.urlAs('counterfoil_jobs'), () => 'pass');
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    bench.endpoint.handle = async () => {
+      await held;
+      return undefined;
+    };
+    const run = startInProcess(
+      bench.environment({
+        ...small,
+        DATABASE_URL: proxy.url,
+        CF_MODE: 'continuous',
+        CF_LEASE_SECONDS: '60',
+        CF_SHUTDOWN_SECONDS: '4',
+        CF_DATABASE_RETRY_SECONDS: '60',
+      }),
+    );
+    await bench.endpoint.arrived(LANES);
+    await proxy.close();
+    run.stop();
+    const stoppedAt = Date.now();
+    release();
+    const { exitCode, log } = await run.ended;
+    expect(Date.now() - stoppedAt).toBeLessThan(4_000);
+    expect(exitCode).toBe(1);
+    expect(log).toContain('database_unreachable');
+    expect(log).not.toContain('deadline_exceeded');
   });
 
   it('during a claim: gives back what it brings', async () => {

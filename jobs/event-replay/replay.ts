@@ -109,8 +109,13 @@ export class Replay {
     this.#settings = settings;
     this.#context = context;
     this.#toClaim = settings.limit === 0 ? Number.POSITIVE_INFINITY : settings.limit;
-    this.#claims = new Claims(context.database, context.logger, settings.claims, context.counts, () =>
-      this.#changed(),
+    this.#claims = new Claims(
+      context.database,
+      context.logger,
+      settings.claims,
+      context.counts,
+      () => this.#changed(),
+      this.#hardStop.signal,
     );
   }
 

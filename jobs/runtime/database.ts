@@ -80,6 +80,7 @@ export class Database {
   readonly #logger: Logger;
   readonly #sockets = new Set<Socket>();
   #closed = false;
+  #retryUntil = Number.POSITIVE_INFINITY;
 
   constructor(settings: DatabaseSettings, logger: Logger) {
     this.#settings = settings;
@@ -128,7 +129,8 @@ export class Database {
         const again = outcomeUnknown
           ? (options.repeatable ?? options.access === 'read')
           : mayRetry(error) && !this.#closed;
-        if (!again || Date.now() + waitMs > deadline || options.signal?.aborted === true) {
+        const latest = Math.min(deadline, this.#retryUntil);
+        if (!again || Date.now() + waitMs > latest || options.signal?.aborted === true) {
           throw toRunFailure(cause);
         }
         this.#logger.warn(
@@ -150,6 +152,11 @@ export class Database {
     options: TransactionOptions = {},
   ): Promise<Result> {
     return await this.transaction({ ...options, access: 'read' }, work);
+  }
+
+  /** Nothing is tried again after this moment, in milliseconds since 1970: a run that has to end cannot wait longer. */
+  limitRetries(until: number): void {
+    this.#retryUntil = until;
   }
 
   /** Ends all connections. Idle at this point: a statement still running is bounded by its own time limit. */

@@ -29,6 +29,9 @@ export const bundleVersion: string = (
   JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version;
 
+/** After SIGTERM the database is waited for no longer than this: the rest of the time is for ending by ourselves. */
+const RETRY_SHARE_OF_SHUTDOWN = 0.75;
+
 /** What a job is handed for one run. */
 export interface RunContext<Shape extends SettingsShape> {
   readonly settings: Settings<Shape> & RuntimeSettings;
@@ -120,6 +123,9 @@ export async function runJob<Shape extends SettingsShape>(
     },
     logger,
   );
+  shutdown.signal.addEventListener('abort', () => {
+    database.limitRetries(Date.now() + settings.CF_SHUTDOWN_SECONDS * RETRY_SHARE_OF_SHUTDOWN);
+  });
   try {
     const end = await runWithRecord(job, settings, database, logger, runId, shutdown.signal);
     return end.exitCode;

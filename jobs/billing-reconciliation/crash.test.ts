@@ -130,6 +130,27 @@ describe('a run that does not come to its end', () => {
     process.emit('SIGTERM', 'SIGTERM');
     expect(await job).toMatchObject({ exitCode: 0, outcome: 'partial' });
   });
+
+  test('told to stop, an audit without state says how far it came', async () => {
+    await addSession(database);
+    const environment = await reconciliationEnvironment(database, { CF_MODE: 'tail', CF_STATE: 'none' });
+    const holder = await openSession(database.url);
+    held.push(() => holder.end());
+    await holder.query('BEGIN');
+    await holder.query('LOCK TABLE sessions');
+    const job = run(billingReconciliationJob, { ...environment, CF_LOCK_TIMEOUT_SECONDS: '30' });
+    await waitFor('the audit waits at the table', async () => {
+      const waiting = await database.query(
+        `SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+      );
+      return waiting.length > 0;
+    });
+    process.emit('SIGTERM', 'SIGTERM');
+    await holder.query('ROLLBACK');
+    const end = await job;
+    expect(end).toMatchObject({ exitCode: 0, outcome: 'partial' });
+    expect(end.message).toMatch(/covered \d+ of about \d+ windows/);
+  });
 });
 
 describe('two runs at once', () => {

@@ -295,6 +295,24 @@ describe('the cause of a missing bill', () => {
     expect(end.lines.filter(({ msg }) => String(msg).includes('cannot be read (22P05)'))).toHaveLength(1);
   });
 
+  test('unknown where events cannot be found in time: the run goes on and says so once', async () => {
+    await database.query(`
+      CREATE VIEW slow_events AS SELECT * FROM event_backups WHERE pg_sleep(0.5) IS NOT NULL;
+      GRANT SELECT ON slow_events TO counterfoil_jobs`);
+    for (const minutes of [60, 600]) {
+      const session = await addSession(database, { completedAt: minutesAgo(minutes) });
+      await addEvent(database, session.id, { createdAt: minutesAgo(minutes) });
+    }
+    const end = await reconcile(database, {
+      CF_MODE: 'full',
+      CF_EVENTS_TABLE: 'slow_events',
+      CF_WINDOW_TIMEOUT_MILLISECONDS: '300',
+    });
+    expect(end).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
+    expect(await causes()).toEqual(['unknown', 'unknown']);
+    expect(end.lines.filter(({ msg }) => String(msg).includes('make the expression index'))).toHaveLength(1);
+  });
+
   test('payloads of a megabyte are read no further than their key', async () => {
     const session = await addSession(database);
     await addEvent(database, session.id, {

@@ -341,6 +341,26 @@ describe('requests to verify', () => {
     ).toEqual([{ action: 'verify_refused', reason: 'there is no finding 999999' }]);
   });
 
+  test('of every check it waits until all are held, and is then answered by each from its own since on', async () => {
+    await addSession(database, { completedAt: minutesAgo(DAY * 5) });
+    const checks = {
+      CF_CHECKS_FILE: checksFile(
+        sessionBilling(),
+        sessionBilling({ name: 'recent', since: minutesAgo(DAY * 4.5) }),
+      ),
+    };
+    await ask({ from: minutesAgo(DAY * 6), to: minutesAgo(DAY * 4) }, null);
+    await database.query(
+      `INSERT INTO counterfoil.job_leases VALUES
+         ('billing-reconciliation:recent', 'other', gen_random_uuid(), now(), now() + interval '1 hour')`,
+    );
+    await run('tail', checks);
+    expect(await requests()).toMatchObject([{ status: 'open' }]);
+    await database.query('DELETE FROM counterfoil.job_leases');
+    await run('tail', checks);
+    expect(await requests()).toMatchObject([{ status: 'done', result: { suspected: 1 } }]);
+  });
+
   test('one that reaches beyond the horizon stays open, one that a killed run took is taken up again', async () => {
     await ask({ from: minutesAgo(60), to: minutesAgo(-60) });
     await ask({ from: minutesAgo(60), to: minutesAgo(30) });

@@ -172,6 +172,28 @@ describe('a transaction that stays open', () => {
     expect(await findingsOf(database)).toMatchObject([{ status: 'open', provisional: false }]);
   });
 
+  test('a rotation goes on from what had settled, and reads again what had not', async () => {
+    await addSession(database, { completedAt: minutesAgo(60) });
+    await other.query('BEGIN');
+    const began = await clock('now()');
+    await untilPast(new Date(began.getTime() + 1000));
+    // It fails once all windows are recorded, before it is complete.
+    await database.query(`
+      CREATE FUNCTION break_end() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN IF NEW.rotation_completed_at IS NOT NULL THEN RAISE EXCEPTION 'broken'; END IF; RETURN NEW; END $$;
+      CREATE TRIGGER broken BEFORE UPDATE ON counterfoil.checks FOR EACH ROW EXECUTE FUNCTION break_end()`);
+    const end = await seeing('full', { CF_MAX_LAG_SECONDS: '1' });
+    await database.query('DROP FUNCTION break_end() CASCADE');
+    expect(end.exitCode).toBe(1);
+    const [row] = await database.query<{ cursor: Date | null; read: Date }>(
+      `SELECT rotation_cursor AS cursor, (SELECT max(to_at) FROM counterfoil.reconciliation_windows) AS read
+         FROM counterfoil.checks`,
+    );
+    expect((row?.read ?? began) > began).toBe(true);
+    expect((row?.cursor ?? began) <= began).toBe(true);
+    await other.query('COMMIT');
+  });
+
   test('of another database holds nothing back', async () => {
     const elsewhere = new URL(database.url);
     elsewhere.pathname = '/postgres';

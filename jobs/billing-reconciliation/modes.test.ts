@@ -341,6 +341,22 @@ describe('requests to verify', () => {
     ).toEqual([{ action: 'verify_refused', reason: 'there is no finding 999999' }]);
   });
 
+  test('it is not done without its audit row, and the next run takes it up again', async () => {
+    const id = await ask({ from: minutesAgo(DAY * 6), to: minutesAgo(DAY * 4) });
+    await database.query(`
+      CREATE FUNCTION lose_audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'lost'; END $$;
+      CREATE TRIGGER lost BEFORE INSERT ON counterfoil.audit FOR EACH ROW EXECUTE FUNCTION lose_audit()`);
+    const end = await run('tail');
+    await database.query('DROP FUNCTION lose_audit() CASCADE');
+    expect(end.exitCode).toBe(1);
+    expect(await requests()).toMatchObject([{ status: 'taken', result: null }]);
+    await run('tail');
+    expect(await requests()).toMatchObject([{ status: 'done' }]);
+    expect(await database.query('SELECT action FROM counterfoil.audit WHERE request_id = $1', [id])).toEqual([
+      { action: 'verified' },
+    ]);
+  });
+
   test('of every check it waits until all are held, and is then answered by each from its own since on', async () => {
     await addSession(database, { completedAt: minutesAgo(DAY * 5) });
     const checks = {

@@ -1,6 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { openDatabase } from '../../test/builders/open-database.ts';
 import { type Bench, openBench } from '../../test/event-replay/bench.ts';
 import { normalizeIds } from './events-table.ts';
+import { firstCursor, takeInOverdueEvents } from './queries.ts';
 
 let bench: Bench;
 beforeAll(async () => {
@@ -104,6 +106,43 @@ describe('times', () => {
       expect(row?.age).toBeLessThan(100);
     } finally {
       await script(`ALTER DATABASE ${bench.database.name} RESET timezone`);
+    }
+  });
+
+  it('do not make a fresh event overdue in the night when clocks are set back', async () => {
+    // Made so that this zone was set back 30 s ago: what was 60 s ago reads later than what is 10 s old.
+    const [night] = await bench.database.query<{ zone: string; reads_later: boolean }>(
+      `SELECT zone, (now() - interval '60 s') AT TIME ZONE zone > (now() - interval '10 s') AT TIME ZONE zone AS reads_later
+         FROM (SELECT 'STD0DST,' || CASE WHEN extract(doy FROM at) > 100 THEN 'J1/0,J' ELSE 'J200/0,J' END
+                      || CASE WHEN extract(doy FROM at) > 59 AND extract(day FROM make_date(extract(year FROM at)::integer, 3, 1) - 1) = 29
+                              THEN extract(doy FROM at) - 1 ELSE extract(doy FROM at) END
+                      || '/' || (extract(hour FROM at) + 1) || to_char(at, ':MI:SS') AS zone
+                 FROM (SELECT now() AT TIME ZONE 'UTC' - interval '30 s' AS at) AS turn) AS made`,
+    );
+    expect(night?.reads_later).toBe(true);
+    await script(
+      `INSERT INTO event_backups (event_id, event_name, payload, created_at)
+       VALUES ('fresh', 'n', '{}', (now() - interval '10 s') AT TIME ZONE '${night?.zone}'),
+              ('old', 'n', '{}', (now() - interval '2 hours') AT TIME ZONE '${night?.zone}')`,
+    );
+    const database = openDatabase(bench.database.urlAs('counterfoil_jobs'));
+    try {
+      const page = await takeInOverdueEvents(
+        database,
+        {
+          name: 'public.event_backups',
+          idType: 'text',
+          createdAtType: 'timestamp',
+          timeZone: night?.zone ?? '',
+          hasPublishedHash: false,
+          aggregateKey: undefined,
+          deliveries: undefined,
+        },
+        { after: firstCursor('text'), size: 10, graceMs: 60_000 },
+      );
+      expect(page).toMatchObject({ takenIn: 1, last: { eventId: 'old' } });
+    } finally {
+      await database.close();
     }
   });
 

@@ -213,6 +213,9 @@ export const takeInOverdueEventsText = (events: EventsTable): string => {
            FROM ${events.name} AS b
           WHERE b.status = 'pending'
             AND b.created_at < ${inColumnType(`statement_timestamp() - $1::double precision * interval '1 millisecond'`)}
+            -- Where clocks are set back an hour happens twice, and a fresh row looks as old as one of the first pass:
+            -- such a row counts from the second.
+            AND ${createdAt} < statement_timestamp() - $1::double precision * interval '1 millisecond'
             AND b.created_at >= $2::${events.createdAtType}
             AND (b.created_at, b.event_id) > ($2::${events.createdAtType}, $3::${events.idType})
           ORDER BY b.created_at, b.event_id

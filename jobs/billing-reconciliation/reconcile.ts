@@ -3,10 +3,10 @@
  * changed. The order matters: a finding is opened by the look of a later run, so what this run suspects it must
  * not see twice; and the watermark moves only behind windows that were read and recorded on both sides.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import type { InspectedCheck } from '../checks/inspect.ts';
 import type { Transaction } from '../runtime/database.ts';
 import type { Lease } from '../runtime/job-lock.ts';
+import { pause } from '../runtime/pause.ts';
 import type { ReconciliationContext } from './env.ts';
 import {
   type Discrepancy,
@@ -66,7 +66,7 @@ export async function findHorizon(
 ): Promise<Horizon> {
   const { settings, database, signal } = context;
   const seen = await observe(database, settings.CF_STATE !== 'none', async (ms) => {
-    await delay(ms, undefined, { signal }).catch(() => undefined);
+    await pause(ms, signal);
   });
   const horizon = decideHorizon(seen, {
     graceMs: plan.check.grace,
@@ -245,7 +245,7 @@ async function yieldToTail(run: CheckRun): Promise<void> {
       async (transaction) => await isLeased(transaction, leaseName(plan.check.name, 'tail')),
     );
     if (!busy) return;
-    await delay(YIELD_PAUSE_MS, undefined, { signal: context.signal }).catch(() => undefined);
+    await pause(YIELD_PAUSE_MS, context.signal);
   }
 }
 

@@ -1,6 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Settings } from '../runtime/config.ts';
 import { RunFailure } from '../runtime/failures.ts';
+import { pause } from '../runtime/pause.ts';
 import type { Job, RunContext, RunResult } from '../runtime/run-job.ts';
 import { toRunFailure } from '../runtime/sqlstates.ts';
 import { noCounts, type ReplayCounts } from './counts.ts';
@@ -162,7 +162,7 @@ async function runContinuously(
         if (await context.isFrozen()) {
           if (!frozen) logger.warn('frozen: nothing is sent until the freeze is released');
           frozen = true;
-          await delay(FREEZE_LOOK_MS, undefined, { signal }).catch(() => undefined);
+          await pause(FREEZE_LOOK_MS, signal);
           continue;
         }
         frozen = false;
@@ -178,7 +178,7 @@ async function runContinuously(
         const failure = toRunFailure(error);
         if (failure.exitCode === 2 || failure.id === 'internal') throw failure;
         logger.warn({ failureId: failure.id, err: failure }, 'interrupted: going on in a moment');
-        await delay(FAILURE_PAUSE_MS, undefined, { signal }).catch(() => undefined);
+        await pause(FAILURE_PAUSE_MS, signal);
       }
     }
   } catch (error) {

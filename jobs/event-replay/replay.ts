@@ -3,10 +3,10 @@
  * between batches. It only moves events along; what becomes of one is decided in decide.ts.
  * It never sends an event whose claim may have run out, and never keeps one that it will not send.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { pause } from '../runtime/pause.ts';
 import { Claims, type ClaimsSettings, type HeldEvent } from './claims.ts';
 import type { ReplayCounts } from './counts.ts';
 import { type CallEnd, type Decision, decide, type Policy } from './decide.ts';
@@ -551,13 +551,7 @@ export class Replay {
     if (leftMs === undefined) return false;
     this.#othersAwaited = true;
     const before = counts.reclaimed;
-    await delay(
-      Math.min(Math.max(leftMs, 0), this.#settings.claims.leaseMs) + LEASE_END_MARGIN_MS,
-      undefined,
-      {
-        signal: stop,
-      },
-    ).catch(() => undefined);
+    await pause(Math.min(Math.max(leftMs, 0), this.#settings.claims.leaseMs) + LEASE_END_MARGIN_MS, stop);
     await intake.reclaim();
     return counts.reclaimed > before;
   }
@@ -576,9 +570,7 @@ export class Replay {
         if (!walkEnded) continue;
         if (this.#settings.mode === 'once') return;
         pauseMs = found ? SHORTEST_PAUSE_MS : Math.min(pauseMs * 2, this.#settings.pollMs);
-        await delay(pauseMs * (0.75 + Math.random() / 2), undefined, { signal: ended }).catch(
-          () => undefined,
-        );
+        await pause(pauseMs * (0.75 + Math.random() / 2), ended);
       }
     } catch (error) {
       this.#fail(error);
@@ -595,7 +587,7 @@ export class Replay {
     if (this.#outages === 0)
       logger.warn({ code: this.#troubleCode() }, 'the replay endpoint is down: backing off');
     this.#outages += 1;
-    await delay(pauseMs * (0.5 + Math.random() / 2), undefined, { signal: stop }).catch(() => undefined);
+    await pause(pauseMs * (0.5 + Math.random() / 2), stop);
     if (this.#mustStop()) return;
     let events = await this.#claims.claim(1, false);
     if (events.length === 0) events = await this.#claims.claim(1, true);

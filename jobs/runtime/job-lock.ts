@@ -3,10 +3,10 @@
  * pooler, and it does not outlive a killed client by the length of its last statement (P23).
  */
 import { randomUUID } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from './database.ts';
 import { RunFailure } from './failures.ts';
 import type { Logger } from './logger.ts';
+import { pause } from './pause.ts';
 
 export interface Lease {
   readonly name: string;
@@ -42,7 +42,7 @@ export async function acquireLease(
     if (await tryAcquire(database, request, token)) return hold(database, logger, request, token, askedAt);
     const leftMs = deadline - Date.now();
     if (leftMs <= 0) return undefined;
-    await delay(Math.min(leftMs, 1_000), undefined, { signal: request.signal }).catch(() => undefined);
+    await pause(Math.min(leftMs, 1_000), request.signal);
   }
   return undefined;
 }

@@ -64,12 +64,15 @@ function hold(
     lost.abort();
   };
   const renewOnce = async () => {
+    // What was given up is not renewed: the next run need not wait for it.
+    if (lost.signal.aborted) return;
     const renewedAt = Date.now();
     try {
       const renewed = await renew(database, request, token);
       if (renewed) validUntil = renewedAt + request.ttlMs;
       else giveUp('the lease of this run was taken over by another run: stopping');
     } catch (error) {
+      if (lost.signal.aborted) return;
       logger.warn({ lease: request.name, err: error }, 'the lease could not be renewed: trying again');
     }
     if (Date.now() >= validUntil) giveUp('the lease of this run could not be renewed in time: stopping');

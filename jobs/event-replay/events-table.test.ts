@@ -61,6 +61,25 @@ describe('ids', () => {
 });
 
 describe('payloads', () => {
+  it('that hold what no text can hold are replayed, and refused where a field of them would have to be read', async () => {
+    await script(`CREATE TABLE json_events (event_id text PRIMARY KEY, event_name text, payload json,
+        status text DEFAULT 'pending', created_at timestamptz DEFAULT now() - interval '1 hour');
+      INSERT INTO json_events (event_id, event_name, payload) VALUES ('nul', 'n', '{"a":"\\u0000"}'), ('surrogate', 'n', '{"a":"\\ud800"}');
+      GRANT SELECT ON json_events TO counterfoil_jobs`);
+    try {
+      await expect(script(`SELECT payload ->> 'a' FROM json_events`)).rejects.toMatchObject({
+        code: '22P05',
+      });
+      const run = await bench.run({ CF_EVENTS_TABLE: 'json_events' });
+      expect(run.record.counts, run.log).toMatchObject({ processed: 2 });
+      const ordered = await bench.run({ CF_EVENTS_TABLE: 'json_events', CF_AGGREGATE_KEY: 'a' });
+      expect(ordered.exitCode).toBe(2);
+      expect(ordered.record.message).toContain('make it jsonb');
+    } finally {
+      await script('DROP TABLE json_events');
+    }
+  });
+
   it('of 1 MB, or with escapes that break naive readers, are never touched', async () => {
     await bench.addEvents([
       { id: 'large', payload: { text: 'x'.repeat(1_000_000) } },

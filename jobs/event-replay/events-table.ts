@@ -68,6 +68,8 @@ export async function readEventsTable(
     ...(settings.aggregateKey === undefined ? [] : ['payload']),
   ];
   const columns = await requireColumns(database, table, names);
+  // json keeps escapes that no text can hold; one such row would fail every statement that reads a field.
+  if (settings.aggregateKey !== undefined) typeOf(table, columns.payload, { jsonb: 'jsonb' }, 'jsonb');
   const hash = table.columns.find((column) => column.name === 'published_hash');
   return {
     name,

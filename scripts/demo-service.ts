@@ -42,6 +42,9 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
       stdio: ['ignore', 'pipe', 'pipe'],
     },
   );
+  const killAtExit = () => child.kill('SIGKILL');
+  process.once('exit', killAtExit);
+  child.once('exit', () => process.off('exit', killAtExit));
   const port = await listeningPort(child);
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const end = async (signal: NodeJS.Signals) => {

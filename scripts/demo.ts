@@ -23,6 +23,7 @@ const help = `Loses events and breaks bills on a real database, and watches them
   --help
 `;
 
+const endSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const CALLERS = 16;
 /** The crash comes once this many sessions were completed under load. */
 const COMPLETIONS_BEFORE_CRASH = 600;
@@ -76,6 +77,9 @@ async function main(): Promise<number> {
     return 2;
   }
   const startedAt = Date.now();
+  // An end by exit() takes server and service along; one by the signal itself would leave them behind.
+  const end = () => process.exit(130);
+  for (const signal of endSignals) process.once(signal, end);
   const progress = createProgress(8);
   let server: EmbeddedPostgres | undefined;
   let service: RunningService | undefined;
@@ -152,6 +156,7 @@ async function main(): Promise<number> {
       report(result, mendedByName(found, after), crashed.length, process.stdout.isTTY === true),
     );
     if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+    for (const signal of endSignals) process.off(signal, end);
     if (options.keep) await keep(server, service, roleUrl('counterfoil_jobs'));
     return result.missed + result.falselyFound + result.openAfter + result.lost + result.billedTwice === 0
       ? 0
@@ -353,8 +358,7 @@ async function keep(
     ].join('\n'),
   );
   await new Promise<void>((resolve) => {
-    process.once('SIGINT', resolve);
-    process.once('SIGTERM', resolve);
+    for (const signal of endSignals) process.once(signal, () => resolve());
   });
 }
 

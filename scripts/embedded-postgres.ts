@@ -10,6 +10,7 @@ import {
   chmodSync,
   chownSync,
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -93,7 +94,7 @@ export async function startEmbeddedPostgres(
     // The last resort when our own process ends without stop(): an orphaned server would stay for ever.
     const killAtExit = () => {
       server.kill('SIGQUIT');
-      rmSync(folder, { recursive: true, force: true });
+      removeWhileItEnds(folder);
     };
     process.once('exit', killAtExit);
     return {
@@ -112,6 +113,19 @@ export async function startEmbeddedPostgres(
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });
     throw error;
+  }
+}
+
+/** At the exit of this process nothing can be awaited, and the server may still write its last files. */
+function removeWhileItEnds(folder: string): void {
+  const clock = new Int32Array(new SharedArrayBuffer(4));
+  for (let attempt = 1; attempt <= 40 && existsSync(folder); attempt += 1) {
+    try {
+      rmSync(folder, { recursive: true, force: true });
+    } catch {
+      // A folder that was empty is not any more: once again.
+    }
+    Atomics.wait(clock, 0, 0, 25);
   }
 }
 

@@ -9,7 +9,9 @@ import { DiscoveryModule } from '@nestjs/core';
 import { Deliveries } from './deliveries.js';
 import { EventPublisher } from './event-publisher.js';
 import { ListenerRegistry } from './listener-registry.js';
-import { type CounterfoilOptions, OPTIONS, resolveOptions } from './options.js';
+import { BoundedMetrics, METRICS, NO_METRICS } from './metrics.js';
+import { MetricsStart } from './metrics-start.js';
+import { type CounterfoilOptions, OPTIONS, type ResolvedOptions, resolveOptions } from './options.js';
 import { ReplayController, ReplayTokenGuard } from './replay.controller.js';
 import { Replay } from './replay.js';
 
@@ -46,6 +48,13 @@ export class CounterfoilModule {
   }
 }
 
+const metrics: FactoryProvider<BoundedMetrics> = {
+  provide: METRICS,
+  inject: [OPTIONS],
+  useFactory: ({ metrics, publishes }: ResolvedOptions) =>
+    new BoundedMetrics(metrics ?? NO_METRICS, publishes),
+};
+
 function assemble(
   options: Provider,
   imports: NonNullable<ModuleMetadata['imports']>,
@@ -56,7 +65,17 @@ function assemble(
     global: true,
     imports: [DiscoveryModule, ...imports],
     controllers: withEndpoint ? [ReplayController] : [],
-    providers: [options, ListenerRegistry, Deliveries, EventPublisher, Replay, ReplayTokenGuard],
+    // MetricsStart after the registry, whose listeners it declares.
+    providers: [
+      options,
+      metrics,
+      ListenerRegistry,
+      Deliveries,
+      MetricsStart,
+      EventPublisher,
+      Replay,
+      ReplayTokenGuard,
+    ],
     exports: [EventPublisher, Deliveries],
   };
 }

@@ -114,6 +114,11 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     return this.phase !== 'open';
   }
 
+  /** How many events are in work in this process now, live and replayed. */
+  get inFlight(): number {
+    return this.inWork.size;
+  }
+
   /** Delivers an event just committed. Returns at once; what it cannot take stays pending for a replay. */
   emit(event: DeliverableEvent): void {
     if (this.registry.listenersOf(event.eventName).length === 0) {

@@ -5,8 +5,24 @@ export type { CommitAware, CounterfoilDriver, DriverTransaction, SqlResult, SqlR
 export { errorCode } from './error-code.js';
 export { type BackedEvent, EventPublisher, PublishRefusedError } from './event-publisher.js';
 export { ListenersRefusedError } from './listener-registry.js';
+export {
+  type EventMetrics,
+  LEFT_PENDING_REASONS,
+  type LeftPendingReason,
+  LISTENER_OUTCOMES,
+  type ListenerOutcome,
+  type MetricsDeclaration,
+  NO_METRICS,
+  PROCESSED_STATUSES,
+  type ProcessedStatus,
+  PUBLISHED_STATUSES,
+  type PublishedStatus,
+  REBUILD_OUTCOMES,
+  type RebuildOutcome,
+  UNDECLARED_EVENT,
+} from './metrics.js';
 export { type BackedDelivery, type BackedListenerOptions, OnBackedEvent } from './on-backed-event.js';
-export { type CounterfoilOptions, OptionsRefusedError } from './options.js';
+export { type CounterfoilOptions, OptionsRefusedError, type RebuildAnswer } from './options.js';
 export { PayloadRefusedError } from './payload-text.js';
 export { CommitRefusedError, type PgDriverOptions, pgDriver, TransactionOverError } from './pg-driver.js';
 export {

@@ -49,6 +49,11 @@ export class ListenerRegistry implements OnModuleInit {
     return this.listeners.get(eventName) ?? [];
   }
 
+  /** Every event name that has a listener. */
+  eventNames(): readonly string[] {
+    return [...this.listeners.keys()];
+  }
+
   /** Whether some listener takes another version of the same event. */
   hasOtherVersion(eventName: string): boolean {
     const subject = parseEventName(eventName)?.subject;

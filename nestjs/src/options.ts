@@ -1,4 +1,16 @@
 import type { CounterfoilDriver } from './driver.js';
+import type { EventMetrics } from './metrics.js';
+
+/** What a service says when asked to rebuild the event of a session. */
+export type RebuildAnswer =
+  /** The event as it should have been published; its name must have a listener. */
+  | { outcome: 'rebuilt'; event: { name: string; payload: unknown } }
+  /** There is no such fact. */
+  | { outcome: 'not_found' }
+  /** Its live bill stands. */
+  | { outcome: 'not_needed' }
+  /** A machine must not rebuild it; `code` says why, in a word such as `bill_was_reversed`. */
+  | { outcome: 'refused'; code: string };
 
 /** Settings of the module. */
 export interface CounterfoilOptions<Handle = unknown> {
@@ -18,6 +30,20 @@ export interface CounterfoilOptions<Handle = unknown> {
    */
   accepts?: Readonly<Record<string, (payload: unknown) => boolean>> | undefined;
   /**
+   * Every name this service publishes. Given, each must have a backed listener, or the start is refused, and `publish`
+   * refuses any other name. Without it, an event nobody listens to stays pending and is seen by alerts only.
+   */
+  publishes?: readonly string[] | undefined;
+  /** The payload field by which `POST /admin/events/replay/:sessionId` finds events (default `sessionId`). */
+  sessionKey?: string | undefined;
+  /**
+   * Gives an event anew from the service's own facts, where a replay by session finds nothing pending. Must only read,
+   * and must give the same event for the same facts. Without it such a replay answers `not_supported`.
+   */
+  rebuild?: ((sessionId: string) => Promise<RebuildAnswer>) | undefined;
+  /** Where the module counts to; `promClientMetrics(registry)` of `@counterfoil/nestjs/prom-client`, or your own. */
+  metrics?: EventMetrics | undefined;
+  /**
    * How long a listener is left alone by other processes after its last renewal, in ms (default 30 000). After a
    * crash a replay waits this long; renewed every quarter of it, so shorter bears less of a stalled database: a
    * finished listener's outcome is written again and again until its lease has run out.
@@ -33,6 +59,7 @@ export interface CounterfoilOptions<Handle = unknown> {
 
 /** The options with every default filled in. */
 export interface ResolvedOptions extends CounterfoilOptions {
+  sessionKey: string;
   listenerLeaseMs: number;
   listenerDeadlineMs: number;
   drainDeadlineMs: number;
@@ -50,10 +77,14 @@ export class OptionsRefusedError extends Error {
 /** Injection token of the resolved options. */
 export const OPTIONS = Symbol('counterfoil:options');
 
+/** One field at the top of a payload, as it can stand in an index. */
+const SESSION_KEY = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
+
 /** Fills in defaults; throws OptionsRefusedError with every problem found. */
 export function resolveOptions(options: CounterfoilOptions): ResolvedOptions {
   const resolved = {
     ...options,
+    sessionKey: options.sessionKey ?? 'sessionId',
     listenerLeaseMs: options.listenerLeaseMs ?? 30_000,
     listenerDeadlineMs: options.listenerDeadlineMs ?? 900_000,
     drainDeadlineMs: options.drainDeadlineMs ?? 25_000,
@@ -66,6 +97,9 @@ export function resolveOptions(options: CounterfoilOptions): ResolvedOptions {
   }
   if (!Number.isSafeInteger(resolved.drainDeadlineMs) || resolved.drainDeadlineMs < 0) {
     problems.push('drainDeadlineMs must be an integer of at least 0');
+  }
+  if (!SESSION_KEY.test(resolved.sessionKey)) {
+    problems.push('sessionKey must be the name of a payload field, of letters, digits and _');
   }
   if (options.serviceVersion === '') problems.push('serviceVersion must not be empty');
   if (options.replayToken === '')

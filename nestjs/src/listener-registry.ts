@@ -9,6 +9,8 @@ import { type CounterfoilOptions, OPTIONS } from './options.js';
 export interface BackedListener {
   /** The stable name under which its outcomes are recorded. */
   name: string;
+  /** The payload field whose values order it, where asked for. */
+  orderBy?: string | undefined;
   /** Runs it once; rejects with whatever it throws. */
   invoke(payload: unknown, delivery: BackedDelivery): Promise<void>;
 }
@@ -87,7 +89,7 @@ export class ListenerRegistry implements OnModuleInit {
         for (const eventName of plainEventsOf(method)) {
           if (!backed.some((entry) => entry.eventName === eventName)) plain.push({ eventName, place });
         }
-        for (const { eventName, listener } of backed) {
+        for (const { eventName, listener, orderBy } of backed) {
           if (parseEventName(eventName) === undefined) {
             problems.push(`${place}: "${eventName}" is not of the form domain.action.v1`);
           }
@@ -105,6 +107,7 @@ export class ListenerRegistry implements OnModuleInit {
           }
           siblings.push({
             name: listener,
+            orderBy,
             async invoke(payload, delivery) {
               await instance[key]?.(payload, delivery);
             },

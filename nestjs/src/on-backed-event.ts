@@ -17,12 +17,18 @@ export interface BackedListenerOptions {
    * listener: events still pending are given to it again.
    */
   listener?: string;
+  /**
+   * A payload field, such as `sessionId`: events of one value of it are given to this listener one at a time. Without
+   * it, events are delivered at once and in no order.
+   */
+  orderBy?: string;
 }
 
 /** What the decorator leaves on the method. */
 export interface BackedListenerMetadata {
   eventName: string;
   listener: string;
+  orderBy?: string | undefined;
 }
 
 const METADATA = Symbol('counterfoil:backed-listeners');
@@ -35,7 +41,11 @@ const METADATA = Symbol('counterfoil:backed-listeners');
 export function OnBackedEvent(eventName: string, options: BackedListenerOptions = {}): MethodDecorator {
   return (target, key, descriptor) => {
     const method = descriptor.value as object;
-    const metadata = { eventName, listener: options.listener ?? String(key) };
+    const metadata: BackedListenerMetadata = {
+      eventName,
+      listener: options.listener ?? String(key),
+      orderBy: options.orderBy,
+    };
     Reflect.defineMetadata(METADATA, [...backedListenersOf(method), metadata], method);
     OnEvent(eventName, { suppressErrors: false })(target, key, descriptor);
   };

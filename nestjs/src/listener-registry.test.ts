@@ -36,9 +36,25 @@ class PerRequest {
 }
 
 @Injectable()
+class OrderedByPath {
+  @OnBackedEvent('services.session.evaluated.v1', { orderBy: "a' or true --" })
+  onEvaluated(): void {}
+}
+
+@Injectable()
 class Unbacked {
   @OnEvent(EVENT)
   refreshCache(): void {}
+  @OnEvent(['contract', 'signed', 'v1'])
+  onSigned(): void {}
+  @OnEvent('cache.refresh')
+  refresh(): void {}
+}
+
+@Injectable()
+class Evaluation {
+  @OnBackedEvent('services.session.evaluated.v1', { orderBy: 'sessionId' })
+  onEvaluated(): void {}
   @OnEvent('cache.refresh')
   refresh(): void {}
 }
@@ -54,9 +70,10 @@ afterAll(async () => {
 test('the service does not start with listeners that would lose events, and says all that is wrong', async () => {
   const start = startTrial(
     database.url,
-    [Billing, BillingUnderAnotherClassName, Unversioned, PerRequest, Unbacked],
+    [Billing, BillingUnderAnotherClassName, Unversioned, PerRequest, OrderedByPath, Unbacked],
     {
-      accepts: { nonsense: () => true },
+      publishes: [EVENT, 'contract.signed.v1', 'ContractSigned'],
+      accepts: { nonsense: () => true, 'services.session.evaluated.v1': () => true },
     },
   );
   const error = await start.then(
@@ -66,14 +83,28 @@ test('the service does not start with listeners that would lose events, and says
   expect(error?.name).toBe('ListenersRefusedError');
   for (const problem of [
     'accepts: "nonsense" is not of the form domain.action.v1',
+    'accepts: "services.session.evaluated.v1" is not among publishes',
+    'publishes: "ContractSigned" is not of the form domain.action.v1',
+    'publishes: contract.signed.v1 has no listener',
+    'OrderedByPath.onEvaluated: orderBy must be the name of a payload field',
+    'Unbacked.onSigned: a plain @OnEvent has not the error setting',
     'Unversioned.onCompleted: "session.completed" is not of the form domain.action.v1',
     `BillingUnderAnotherClassName.createBill: ${EVENT} already has a listener "createBill"`,
     'PerRequest.onCompleted: a backed listener cannot be request or transient scoped',
-    `Unbacked.refreshCache: @OnEvent would never be called for the backed ${EVENT}; use @OnBackedEvent`,
+    `Unbacked.refreshCache: a plain @OnEvent has not the error setting and would never be called for the backed ${EVENT}`,
   ]) {
     expect(error?.message).toContain(problem);
   }
   expect(error?.message).not.toContain('cache.refresh');
+  expect(error?.message).not.toContain(`publishes: ${EVENT}`);
+});
+
+test('the service starts where every published name has a listener, and others are listened to as well', async () => {
+  const trial = await startTrial(database.url, [Billing, Evaluation], {
+    publishes: [EVENT],
+    accepts: { [EVENT]: () => true },
+  });
+  await trial.stop();
 });
 
 test('the digest of the listeners stays with their names and changes with them', async () => {

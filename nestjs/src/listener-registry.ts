@@ -3,7 +3,7 @@ import { Inject, Injectable, type OnModuleInit } from '@nestjs/common';
 import { DiscoveryService, MetadataScanner } from '@nestjs/core';
 import { parseEventName } from './event-name.js';
 import { type BackedDelivery, backedListenersOf, plainEventsOf } from './on-backed-event.js';
-import { type CounterfoilOptions, OPTIONS } from './options.js';
+import { type CounterfoilOptions, OPTIONS, PAYLOAD_FIELD } from './options.js';
 
 /** A listener found in the application. */
 export interface BackedListener {
@@ -73,9 +73,14 @@ export class ListenerRegistry implements OnModuleInit {
   private discover(): ReadonlyMap<string, readonly BackedListener[]> {
     const listeners = new Map<string, BackedListener[]>();
     const plain: { eventName: string; place: string }[] = [];
-    const problems = Object.keys(this.options.accepts ?? {})
-      .filter((name) => parseEventName(name) === undefined)
-      .map((name) => `accepts: "${name}" is not of the form domain.action.v1`);
+    const { accepts = {}, publishes } = this.options;
+    const problems = [
+      ...malformed('accepts', Object.keys(accepts)),
+      ...malformed('publishes', publishes ?? []),
+      ...Object.keys(accepts)
+        .filter((name) => publishes !== undefined && !publishes.includes(name))
+        .map((name) => `accepts: "${name}" is not among publishes`),
+    ];
 
     for (const wrapper of [...this.discovery.getProviders(), ...this.discovery.getControllers()]) {
       const instance = wrapper.instance as Record<string, AnyMethod> | null | undefined;
@@ -92,6 +97,11 @@ export class ListenerRegistry implements OnModuleInit {
         for (const { eventName, listener, orderBy } of backed) {
           if (parseEventName(eventName) === undefined) {
             problems.push(`${place}: "${eventName}" is not of the form domain.action.v1`);
+          }
+          if (orderBy !== undefined && !PAYLOAD_FIELD.test(orderBy)) {
+            problems.push(
+              `${place}: orderBy must be the name of a payload field, of letters, digits and _, not "${orderBy}"`,
+            );
           }
           if (!wrapper.isDependencyTreeStatic()) {
             problems.push(
@@ -118,9 +128,18 @@ export class ListenerRegistry implements OnModuleInit {
     }
 
     for (const { eventName, place } of plain) {
-      if (listeners.has(eventName)) {
+      if (listeners.has(eventName) || publishes?.includes(eventName)) {
         problems.push(
-          `${place}: @OnEvent would never be called for the backed ${eventName}; use @OnBackedEvent`,
+          `${place}: a plain @OnEvent has not the error setting and would never be called for the backed ` +
+            `${eventName}; use @OnBackedEvent`,
+        );
+      }
+    }
+    for (const name of new Set(publishes)) {
+      if (!listeners.has(name) && parseEventName(name) !== undefined) {
+        problems.push(
+          `publishes: ${name} has no listener, its events would stay pending; ` +
+            `add a method with @OnBackedEvent('${name}') to a provider, or take the name out`,
         );
       }
     }
@@ -128,3 +147,8 @@ export class ListenerRegistry implements OnModuleInit {
     return listeners;
   }
 }
+
+const malformed = (option: string, names: readonly string[]): string[] =>
+  names
+    .filter((name) => parseEventName(name) === undefined)
+    .map((name) => `${option}: "${name}" is not of the form domain.action.v1`);

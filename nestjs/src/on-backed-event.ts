@@ -57,10 +57,12 @@ export function backedListenersOf(method: unknown): readonly BackedListenerMetad
   return (Reflect.getMetadata(METADATA, method) as BackedListenerMetadata[] | undefined) ?? [];
 }
 
-/** The names under which a method listens by a plain `@OnEvent` as well as by ours. */
+/** The names under which a method listens by a plain `@OnEvent` as well as by ours; one given in parts is joined. */
 export function plainEventsOf(method: unknown): readonly string[] {
   if (typeof method !== 'function') return [];
   const key = (OnEvent('') as unknown as { KEY: string }).KEY;
   const entries = (Reflect.getMetadata(key, method) as { event: unknown }[] | undefined) ?? [];
-  return entries.map(({ event }) => event).filter((event) => typeof event === 'string');
+  return entries
+    .map(({ event }) => (Array.isArray(event) ? event.map(String).join('.') : event))
+    .filter((event) => typeof event === 'string');
 }

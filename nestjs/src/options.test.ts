@@ -9,6 +9,7 @@ test('the defaults leave Kubernetes time to see the end of a drain', () => {
     listenerLeaseMs: 30_000,
     drainDeadlineMs: 25_000,
     maxInFlight: 100,
+    sessionKey: 'sessionId',
   });
 });
 
@@ -21,12 +22,13 @@ test('every option that cannot be used is named, and no value', () => {
     listenerDeadlineMs: Number.NaN,
     maxInFlight: 1.5,
     drainDeadlineMs: -77,
+    sessionKey: "sessionId' = '77",
   };
   expect(() => resolveOptions(options)).toThrow(
     expect.objectContaining({
       name: 'OptionsRefusedError',
       message: expect.stringMatching(
-        /^(?=.*serviceVersion)(?=.*replayToken)(?=.*listenerLeaseMs)(?=.*listenerDeadlineMs)(?=.*maxInFlight)(?=.*drainDeadlineMs)(?!.*77)/,
+        /^(?=.*serviceVersion)(?=.*replayToken)(?=.*listenerLeaseMs)(?=.*listenerDeadlineMs)(?=.*maxInFlight)(?=.*drainDeadlineMs)(?=.*sessionKey)(?!.*77)/,
       ),
     }),
   );

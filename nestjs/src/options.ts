@@ -77,8 +77,8 @@ export class OptionsRefusedError extends Error {
 /** Injection token of the resolved options. */
 export const OPTIONS = Symbol('counterfoil:options');
 
-/** One field at the top of a payload, as it can stand in an index. */
-const SESSION_KEY = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
+/** The name of one field at the top of a payload, as it can stand in a statement and in an index. */
+export const PAYLOAD_FIELD = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 
 /** Fills in defaults; throws OptionsRefusedError with every problem found. */
 export function resolveOptions(options: CounterfoilOptions): ResolvedOptions {
@@ -98,7 +98,7 @@ export function resolveOptions(options: CounterfoilOptions): ResolvedOptions {
   if (!Number.isSafeInteger(resolved.drainDeadlineMs) || resolved.drainDeadlineMs < 0) {
     problems.push('drainDeadlineMs must be an integer of at least 0');
   }
-  if (!SESSION_KEY.test(resolved.sessionKey)) {
+  if (!PAYLOAD_FIELD.test(resolved.sessionKey)) {
     problems.push('sessionKey must be the name of a payload field, of letters, digits and _');
   }
   if (options.serviceVersion === '') problems.push('serviceVersion must not be empty');

@@ -2,6 +2,7 @@ import { Inject, Injectable, Logger, ServiceUnavailableException } from '@nestjs
 import { type Attempt, Deliveries } from './deliveries.js';
 import { errorCode } from './error-code.js';
 import { ListenerRegistry } from './listener-registry.js';
+import { type EventMetrics, METRICS } from './metrics.js';
 import { isAccepted, OPTIONS, type ResolvedOptions } from './options.js';
 import type { ReplayRequest } from './replay-request.js';
 import {
@@ -62,6 +63,31 @@ type Finding = Omit<ReplayResult, 'eventId'>;
 const ANSWER_SHARE = 0.1;
 const ANSWER_MAX_MS = 250;
 
+/** The time one request has: its answer must be sent when it is over. */
+export class ReplayTime {
+  private readonly controller = new AbortController();
+  private readonly timer: NodeJS.Timeout;
+  /** Resolves, with nothing, when the time is over. */
+  readonly expired: Promise<undefined>;
+
+  constructor(deadlineMs: number) {
+    const budgetMs = deadlineMs - Math.min(ANSWER_MAX_MS, Math.round(deadlineMs * ANSWER_SHARE));
+    this.timer = setTimeout(() => this.controller.abort(), budgetMs);
+    this.expired = new Promise((resolve) => {
+      this.signal.addEventListener('abort', () => resolve(undefined), { once: true });
+    });
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  end(): void {
+    clearTimeout(this.timer);
+    this.controller.abort();
+  }
+}
+
 /** Runs the listeners that have not succeeded yet, of the events asked for, and answers within the deadline. */
 @Injectable()
 export class Replay {
@@ -71,6 +97,7 @@ export class Replay {
     @Inject(OPTIONS) private readonly options: ResolvedOptions,
     @Inject(ListenerRegistry) private readonly registry: ListenerRegistry,
     @Inject(Deliveries) private readonly deliveries: Deliveries,
+    @Inject(METRICS) private readonly metrics: EventMetrics,
   ) {}
 
   /**
@@ -79,51 +106,69 @@ export class Replay {
    * NotStartedException when the service is stopping or its database does not answer; nothing ran then.
    */
   async run({ eventIds, deadlineMs, dryRun, idempotencyKey }: ReplayRequest): Promise<ReplayAnswer> {
-    if (this.deliveries.stopping) throw new NotStartedException('the service is stopping: ask another pod');
-    const budgetMs = deadlineMs - Math.min(ANSWER_MAX_MS, Math.round(deadlineMs * ANSWER_SHARE));
-    const deadline = new AbortController();
-    const timer = setTimeout(() => deadline.abort(), budgetMs);
-    const expired = new Promise<undefined>((resolve) => {
-      deadline.signal.addEventListener('abort', () => resolve(undefined), { once: true });
-    });
+    const time = this.begin(deadlineMs);
     try {
-      const stored = await Promise.race([this.load(eventIds), expired]);
-      if (stored === undefined)
-        throw new NotStartedException('the database did not answer in time: nothing was run');
-      const results = await Promise.all(
-        eventIds.map(async (eventId): Promise<ReplayResult> => {
-          const event = stored.get(eventId);
-          if (event === undefined) return { eventId, outcome: 'not_found' };
-          const finding =
-            this.judge(event) ??
-            (dryRun
-              ? await this.foresee(event, expired)
-              : await this.replay(event, deadline.signal, expired));
-          return { eventId, ...finding };
-        }),
-      );
-      const counts: Partial<Record<ReplayOutcome, number>> = {};
-      for (const { outcome } of results) counts[outcome] = (counts[outcome] ?? 0) + 1;
-      this.logger.log({ message: 'Replay answered', idempotencyKey, dryRun, counts });
-      return {
-        serviceVersion: this.options.serviceVersion,
-        listenersDigest: this.registry.digest(),
-        results,
-      };
+      const stored = await this.readInTime(time, selectEvents(this.options.driver, eventIds));
+      const results = await this.settle(eventIds, stored, dryRun, time);
+      this.logger.log({
+        message: 'Replay answered',
+        idempotencyKey,
+        dryRun,
+        counts: countOutcomes(results),
+      });
+      return { ...this.identity(), results };
     } finally {
-      clearTimeout(timer);
-      deadline.abort();
+      time.end();
     }
   }
 
-  private async load(eventIds: readonly string[]): Promise<Map<string, StoredEvent>> {
+  /** Starts the clock of a request; throws NotStartedException when the service is stopping. */
+  begin(deadlineMs: number): ReplayTime {
+    if (this.deliveries.stopping) throw new NotStartedException('the service is stopping: ask another pod');
+    return new ReplayTime(deadlineMs);
+  }
+
+  /** Which version answers, and with which listeners. */
+  identity(): Pick<ReplayAnswer, 'serviceVersion' | 'listenersDigest'> {
+    return { serviceVersion: this.options.serviceVersion, listenersDigest: this.registry.digest() };
+  }
+
+  /** Waits for something read before any listener is started; throws NotStartedException where it does not come. */
+  async readInTime<Result>(time: ReplayTime, reading: Promise<Result>): Promise<Result> {
+    let found: { result: Result } | undefined;
     try {
-      const events = await selectEvents(this.options.driver, eventIds);
-      return new Map(events.map((event) => [event.eventId, event]));
+      found = await Promise.race([reading.then((result) => ({ result })), time.expired]);
     } catch (error) {
       this.logger.error({ message: 'Events could not be read for a replay', error: errorCode(error) });
       throw new NotStartedException('the database did not answer: nothing was run');
     }
+    if (found === undefined)
+      throw new NotStartedException('the database did not answer in time: nothing was run');
+    return found.result;
+  }
+
+  /** One result per id: runs what can be run of the stored events, or says what it would meet. */
+  async settle(
+    eventIds: readonly string[],
+    stored: readonly StoredEvent[],
+    dryRun: boolean,
+    time: ReplayTime,
+  ): Promise<ReplayResult[]> {
+    const byId = new Map(stored.map((event) => [event.eventId, event]));
+    const results = await Promise.all(
+      eventIds.map(async (eventId): Promise<ReplayResult> => {
+        const event = byId.get(eventId);
+        if (event === undefined) return { eventId, outcome: 'not_found' };
+        const finding =
+          this.judge(event) ??
+          (dryRun
+            ? await this.foresee(event, time.expired)
+            : await this.replay(event, time.signal, time.expired));
+        return { eventId, ...finding };
+      }),
+    );
+    if (!dryRun) for (const { outcome } of results) this.metrics.replayed(outcome);
+    return results;
   }
 
   /** What can be said without running anything; undefined for an event that can be run. */
@@ -234,6 +279,13 @@ export class Replay {
     this.logger.error({ message: 'Event could not be replayed', eventId, eventName, error });
     return error;
   }
+}
+
+/** How many results there are of each outcome, for the log. */
+export function countOutcomes(results: readonly ReplayResult[]): Partial<Record<ReplayOutcome, number>> {
+  const counts: Partial<Record<ReplayOutcome, number>> = {};
+  for (const { outcome } of results) counts[outcome] = (counts[outcome] ?? 0) + 1;
+  return counts;
 }
 
 const UNANSWERED: Finding = { outcome: 'outcome_unknown', retryable: true, error: 'deadline' };

@@ -2,7 +2,7 @@ import { type Database, quoteIdentifier } from './database.ts';
 import { RunFailure } from './failures.ts';
 
 /** The level of the state schema this code was written for: the number of its newest migration. */
-export const CODE_LEVEL = 1;
+export const CODE_LEVEL = 2;
 
 export interface SchemaVersion {
   /** The newest migration that was applied. */

@@ -6,18 +6,36 @@ DO $$
 DECLARE
   own_schema text := current_schema();
 BEGIN
+  -- A new function may be called by everybody until somebody says otherwise.
+  EXECUTE format('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA %I FROM PUBLIC', own_schema);
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'counterfoil_jobs') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO counterfoil_jobs', own_schema);
     GRANT SELECT ON schema_version, waivers, freezes TO counterfoil_jobs;
-    GRANT SELECT, INSERT, UPDATE ON job_runs, checks, discrepancies, replay_events, requests TO counterfoil_jobs;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON job_leases, horizon_snapshots, reconciliation_windows
+    GRANT SELECT, INSERT, UPDATE ON job_runs, checks, discrepancies, request_items TO counterfoil_jobs;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON job_leases, horizon_snapshots, reconciliation_windows, replay_events
       TO counterfoil_jobs;
     GRANT SELECT, INSERT ON audit, replay_source TO counterfoil_jobs;
+    -- Who asked and who approved is never for a job to say.
+    REVOKE INSERT, UPDATE ON requests FROM counterfoil_jobs;
+    GRANT SELECT, INSERT (kind, scope, check_name, reason), UPDATE (status, run_id, result, finished_at)
+      ON requests TO counterfoil_jobs;
+    GRANT EXECUTE ON FUNCTION waiver_of(text, text, text, text, text, text, timestamptz) TO counterfoil_jobs;
   END IF;
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'counterfoil_exporter') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO counterfoil_exporter', own_schema);
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO counterfoil_exporter', own_schema);
-    GRANT INSERT ON requests, audit TO counterfoil_exporter;
+    REVOKE INSERT ON requests FROM counterfoil_exporter;
+    GRANT INSERT (kind, scope, check_name, reason) ON requests TO counterfoil_exporter;
+    GRANT INSERT ON audit TO counterfoil_exporter;
+  END IF;
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'counterfoil_people') THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO counterfoil_people', own_schema);
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO counterfoil_people', own_schema);
+    GRANT EXECUTE ON FUNCTION
+      acknowledge(bigint[], timestamptz, text), waive(text, jsonb, timestamptz, text), end_waiver(bigint, text),
+      unpark(text[], text), request(text, jsonb, text, text), approve(bigint, text), refuse(bigint, text),
+      freeze(timestamptz, text), release(bigint, text)
+      TO counterfoil_people;
   END IF;
 END
 $$;

@@ -29,6 +29,18 @@ const privileges = async (role: TestRole, schema: string): Promise<string[]> =>
     )
   ).map((row) => row.line);
 
+/** What a role may do with single columns of `requests`. */
+const columnPrivileges = async (role: TestRole): Promise<string[]> =>
+  (
+    await postgres.query<{ line: string }>(
+      `SELECT format('%s: %s', privilege_type, string_agg(column_name, ' ' ORDER BY column_name)) AS line
+         FROM information_schema.role_column_grants
+        WHERE grantee = $1 AND table_schema = 'counterfoil' AND table_name = 'requests' AND privilege_type <> 'SELECT'
+        GROUP BY privilege_type ORDER BY privilege_type`,
+      [role],
+    )
+  ).map((row) => row.line);
+
 const statement = async (role: TestRole, text: string) =>
   await as[role].transaction({}, async (transaction) => await transaction.script(text));
 
@@ -43,11 +55,19 @@ describe('counterfoil_jobs', () => {
       'job_leases: DELETE INSERT SELECT UPDATE',
       'job_runs: INSERT SELECT UPDATE',
       'reconciliation_windows: DELETE INSERT SELECT UPDATE',
-      'replay_events: INSERT SELECT UPDATE',
+      'replay_events: DELETE INSERT SELECT UPDATE',
       'replay_source: INSERT SELECT',
-      'requests: INSERT SELECT UPDATE',
+      'request_items: INSERT SELECT UPDATE',
+      'requests: SELECT',
       'schema_version: SELECT',
       'waivers: SELECT',
+    ]);
+  });
+
+  test('may ask and answer in requests, and never say who asked or who approved', async () => {
+    expect(await columnPrivileges('counterfoil_jobs')).toEqual([
+      'INSERT: check_name kind reason scope',
+      'UPDATE: finished_at result run_id status',
     ]);
   });
 
@@ -70,6 +90,11 @@ describe('counterfoil_jobs', () => {
     `INSERT INTO counterfoil.waivers (check_name, filter, reason) VALUES ('x', '{}', 'x')`,
     `INSERT INTO counterfoil.freezes (reason, frozen_until) VALUES ('x', now())`,
     `UPDATE counterfoil.schema_version SET min_compatible_code = 0`,
+    `INSERT INTO counterfoil.requests (kind, scope, reason, requested_by) VALUES ('replay', '{}', 'x', 'ann')`,
+    `UPDATE counterfoil.requests SET approved_by = 'ann', approved_at = now()`,
+    `INSERT INTO counterfoil.requests (kind, scope, reason) VALUES ('correction', '{}', 'x')`,
+    `SELECT counterfoil.approve(1, 'x')`,
+    `SELECT counterfoil.release(1, 'x')`,
   ])('is refused by Postgres: %s', async (text) => {
     await expect(statement('counterfoil_jobs', text)).rejects.toMatchObject({ id: 'grant_missing' });
   });
@@ -78,7 +103,8 @@ describe('counterfoil_jobs', () => {
 describe('counterfoil_exporter', () => {
   test('reads our tables and asks by requests, and writes nothing else', async () => {
     const lines = await privileges('counterfoil_exporter', 'counterfoil');
-    expect(lines).toContain('requests: INSERT SELECT');
+    expect(lines).toContain('requests: SELECT');
+    expect(await columnPrivileges('counterfoil_exporter')).toEqual(['INSERT: check_name kind reason scope']);
     expect(lines).toContain('audit: INSERT SELECT');
     const others = lines.filter((line) => !/^(requests|audit):/.test(line));
     expect(others.every((line) => line.endsWith(': SELECT'))).toBe(true);

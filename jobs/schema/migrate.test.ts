@@ -6,7 +6,7 @@ import { collectLog, openDatabase } from '../../test/builders/open-database.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
 import type { Database } from '../runtime/database.ts';
 import { runJob } from '../runtime/run-job.ts';
-import { CODE_LEVEL } from '../runtime/schema-level.ts';
+import { CODE_LEVEL, checkSchemaVersion } from '../runtime/schema-level.ts';
 import { migrate } from './migrate.ts';
 import { schemaJob } from './schema-job.ts';
 
@@ -114,6 +114,21 @@ describe('the migration', () => {
       { userSearchPath: true },
     );
     expect(row).toEqual({ path: '"$user", public', locks: '0' });
+  });
+});
+
+describe('a schema that older code has migrated', () => {
+  test('is refused with an exit code that a retry may follow, and admits the older code once it is migrated', async () => {
+    await migrate(owner, log(), 'counterfoil');
+    const [version] = await postgres.query(
+      'SELECT min_compatible_code AS oldest FROM counterfoil.schema_version',
+    );
+    // Level 2 only added: a rollback of the chart to code of level 1 goes through.
+    expect(version).toEqual({ oldest: 1 });
+    await postgres.query('UPDATE counterfoil.schema_version SET level = $1', [CODE_LEVEL - 1]);
+    await expect(checkSchemaVersion(owner)).rejects.toMatchObject({ id: 'schema_older', exitCode: 1 });
+    await postgres.query('UPDATE counterfoil.schema_version SET level = $1', [CODE_LEVEL]);
+    await checkSchemaVersion(owner);
   });
 });
 

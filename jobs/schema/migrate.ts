@@ -1,5 +1,5 @@
 /**
- * Applies the numbered migrations and the grants in one transaction. Two that start at once wait for each other
+ * Applies the numbered migrations, the functions and the grants in one transaction. Two that start at once wait for each other
  * on a transaction-level lock (P32), so the second finds nothing left to do; a failure leaves nothing behind.
  */
 import { readFileSync } from 'node:fs';
@@ -63,7 +63,8 @@ export async function migrate(database: Database, logger: Logger, schema: string
         return { applied: [], level };
       }
       const applied = await postgrator.migrate().catch(refuseMigration);
-      await transaction.script(readFileSync(new URL('grants.sql', import.meta.url), 'utf8'));
+      for (const file of ['functions.sql', 'grants.sql'])
+        await transaction.script(readFileSync(new URL(file, import.meta.url), 'utf8'));
       return { applied: applied.map((migration) => migration.version), level: CODE_LEVEL };
     },
   );

@@ -17,9 +17,19 @@ BEGIN
 END
 $$;
 
+-- A group without a login: a person has a login of their own and is a member of it,
+-- GRANT counterfoil_people TO ann; Logins are never shared, since they are who asked and who approved.
+DO $$
+BEGIN
+  CREATE ROLE counterfoil_people NOLOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+  NULL;
+END
+$$;
+
 -- The owner migrates our schema and nothing else.
 CREATE SCHEMA IF NOT EXISTS counterfoil AUTHORIZATION counterfoil_owner;
-GRANT USAGE ON SCHEMA counterfoil TO counterfoil_jobs, counterfoil_exporter;
+GRANT USAGE ON SCHEMA counterfoil TO counterfoil_jobs, counterfoil_exporter, counterfoil_people;
 -- The rights on the tables inside it are given by the schema job (grants.sql).
 
 -- The jobs read the service's tables; Postgres refuses them any write there.
@@ -34,6 +44,16 @@ BEGIN
       EXECUTE format('GRANT SELECT ON %s TO counterfoil_jobs, counterfoil_exporter', optional_table);
     END IF;
   END LOOP;
+END
+$$;
+
+-- Optional, while the service's predecessor stands in for it (CF_REPUBLISH_FUNCTION): its owner installs the
+-- function, and the jobs may call it and nothing else of the outbox.
+DO $$
+BEGIN
+  IF to_regprocedure('public.republish_to_outbox(text)') IS NOT NULL THEN
+    GRANT EXECUTE ON FUNCTION public.republish_to_outbox(text) TO counterfoil_jobs;
+  END IF;
 END
 $$;
 

@@ -81,7 +81,7 @@ async function answer(parts: Parts, request: IncomingMessage, path: string): Pro
   }
   const id = /^POST \/sessions\/([^/]+)\/complete$/.exec(route)?.[1];
   if (id !== undefined) {
-    if (!z.uuid().safeParse(id).success) throw new Refusal(400, ['body: a UUID is expected']);
+    if (!z.uuid().safeParse(id).success) throw new Refusal(400, ['id: a UUID is expected']);
     const session = await parts.sessions.complete(id);
     if (session === 'not_found') throw new Refusal(404, `there is no session ${id}`);
     return { status: 200, body: session };

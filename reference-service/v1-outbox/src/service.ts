@@ -55,16 +55,14 @@ export async function startService(settings: Settings, log: Logger): Promise<Ser
     const closed = new Promise((resolve) => server.close(resolve));
     const deadline = new AbortController();
     const inTime = await Promise.race([
-      Promise.all([closed, publisher.stop()]).then(() => true),
+      Promise.all([closed, publisher.stop()])
+        .then(() => pool.end())
+        .then(() => true),
       delay(settings.drainDeadlineMs, false, { signal: deadline.signal }),
     ]);
     deadline.abort();
-    if (inTime) {
-      await pool.end();
-      log.info('Every event in work is done');
-    } else {
-      log.warn('Stopping with events in work; their rows are taken up when their claim has run out');
-    }
+    if (inTime) log.info('Every event in work is done');
+    else log.warn('Stopping with events in work; their rows are taken up when their claim has run out');
   };
   return { port: (server.address() as AddressInfo).port, stop };
 }

@@ -106,7 +106,7 @@ export async function addOutboxRow(
 }
 
 /** The payload of a completed session. */
-export function sessionPayload(sessionId: string): object {
+export function sessionPayload(sessionId: string): Record<string, unknown> {
   return { sessionId, contractId: 'contract-1', mentorId: 'mentor-1', amountMinor: 12_500, currency: 'EUR' };
 }
 

@@ -5,7 +5,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Database } from '../runtime/database.ts';
 import type { Logger } from '../runtime/logger.ts';
-import type { ReplayCounts } from './counts.ts';
 import {
   type ClaimedRow,
   claimDueEvents,
@@ -16,7 +15,8 @@ import {
   recordOutcomes,
   releaseClaims,
   renewClaims,
-} from './queries.ts';
+} from './claim-queries.ts';
+import type { ReplayCounts } from './counts.ts';
 
 /** An event that we hold until its outcome is written, it is given back, or its lease runs out. */
 export interface HeldEvent {

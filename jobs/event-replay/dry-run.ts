@@ -3,7 +3,7 @@ import type { Database } from '../runtime/database.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { RunCounts } from '../runtime/run-record.ts';
 import { type EventsTable, normalizeIds } from './events-table.ts';
-import { foreseeEvents } from './queries.ts';
+import { foreseeEvents } from './intake-queries.ts';
 
 export interface DryRunSettings {
   readonly graceMs: number;

@@ -2,7 +2,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { openDatabase } from '../../test/builders/open-database.ts';
 import { type Bench, openBench } from '../../test/event-replay/bench.ts';
 import { normalizeIds } from './events-table.ts';
-import { firstCursor, takeInOverdueEvents } from './queries.ts';
+import { takeInOverdueEvents } from './intake-queries.ts';
+import { firstCursor } from './statement-parts.ts';
 
 let bench: Bench;
 beforeAll(async () => {

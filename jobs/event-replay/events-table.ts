@@ -4,7 +4,7 @@
  */
 import { type Database, quoteIdentifier } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
-import { checkTimeZone, type FoundColumn, type FoundTable, findTable } from './queries.ts';
+import { checkTimeZone, type FoundColumn, type FoundTable, findTable } from './table-queries.ts';
 
 /** The types that an event id may have; `integer` counts as `bigint`. */
 export type IdType = 'text' | 'uuid' | 'bigint';

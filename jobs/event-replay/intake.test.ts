@@ -1,13 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Bench, openBench, startInProcess } from '../../test/event-replay/bench.ts';
+import { claimDueEventsText, claimOldestOfEachAggregateText } from './claim-queries.ts';
 import type { EventsTable } from './events-table.ts';
-import {
-  claimDueEventsText,
-  claimOldestOfEachAggregateText,
-  finishRequestsText,
-  takeInOverdueEventsText,
-  unparkForListenersText,
-} from './queries.ts';
+import { takeInOverdueEventsText, unparkForListenersText } from './intake-queries.ts';
+import { finishRequestsText } from './request-queries.ts';
 
 let bench: Bench;
 beforeAll(async () => {

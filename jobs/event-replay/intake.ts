@@ -6,20 +6,19 @@
  */
 import type { Database } from '../runtime/database.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { reclaimExpiredClaims } from './claim-queries.ts';
 import type { ReplayCounts } from './counts.ts';
 import type { EventsTable } from './events-table.ts';
 import {
-  type Cursor,
   endParkedEvents,
-  finishRequests,
-  firstCursor,
   firstParked,
   type IntakePage,
   type ParkedCursor,
-  reclaimExpiredClaims,
   takeInOverdueEvents,
-} from './queries.ts';
+} from './intake-queries.ts';
+import { finishRequests } from './request-queries.ts';
 import { takeOpenRequests } from './requests.ts';
+import { type Cursor, firstCursor } from './statement-parts.ts';
 
 export interface IntakeSettings {
   readonly graceMs: number;

@@ -9,9 +9,10 @@ import { eventReplaySettings } from './env.ts';
 import { type EventsTable, normalizeIds, readEventsTable } from './events-table.ts';
 import { Intake } from './intake.ts';
 import { createPublisher } from './publisher.ts';
-import { auditRun, declareSource } from './queries.ts';
 import { Replay, type ReplayEnd } from './replay.ts';
+import { auditRun } from './request-queries.ts';
 import { takeNamed } from './requests.ts';
+import { declareSource } from './table-queries.ts';
 
 type Context = RunContext<typeof eventReplaySettings>;
 

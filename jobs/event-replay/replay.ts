@@ -7,13 +7,15 @@ import type { Database } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { pause } from '../runtime/pause.ts';
+import { readLongestLease, startCalls } from './claim-queries.ts';
 import { Claims, type ClaimsSettings, type HeldEvent } from './claims.ts';
 import type { ReplayCounts } from './counts.ts';
 import { type CallEnd, type Decision, decide, type Policy } from './decide.ts';
 import type { EventsTable } from './events-table.ts';
 import type { Intake } from './intake.ts';
+import { unparkForListeners, unparkProbe } from './intake-queries.ts';
 import type { CallResult, EventAnswer, Publisher } from './publisher.ts';
-import { NO_CLEAR_ANSWER, readLongestLease, startCalls, unparkForListeners, unparkProbe } from './queries.ts';
+import { NO_CLEAR_ANSWER } from './statement-parts.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface ReplaySettings {

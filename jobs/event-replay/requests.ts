@@ -5,17 +5,9 @@ import type { Logger } from '../runtime/logger.ts';
 import { errorCode, toRunFailure } from '../runtime/sqlstates.ts';
 import type { ReplayCounts } from './counts.ts';
 import { type EventsTable, normalizeIds } from './events-table.ts';
-import {
-  type Cursor,
-  findOpenRequest,
-  firstCursor,
-  markRequestTaken,
-  type OpenRequest,
-  type RangePage,
-  readRange,
-  refuseRequest,
-  takeInNamedEvents,
-} from './queries.ts';
+import { type RangePage, readRange, takeInNamedEvents } from './intake-queries.ts';
+import { findOpenRequest, markRequestTaken, type OpenRequest, refuseRequest } from './request-queries.ts';
+import { type Cursor, firstCursor } from './statement-parts.ts';
 
 export interface RequestContext {
   readonly database: Database;

@@ -14,6 +14,7 @@ import { MetricsStart } from './metrics-start.js';
 import { type CounterfoilOptions, OPTIONS, type ResolvedOptions, resolveOptions } from './options.js';
 import { ReplayController, ReplayTokenGuard } from './replay.controller.js';
 import { Replay } from './replay.js';
+import { SessionReplay } from './replay-session.js';
 
 /** Options that need other providers, such as a pool. */
 export interface CounterfoilAsyncOptions {
@@ -74,6 +75,7 @@ function assemble(
       MetricsStart,
       EventPublisher,
       Replay,
+      SessionReplay,
       ReplayTokenGuard,
     ],
     exports: [EventPublisher, Deliveries],

@@ -33,3 +33,4 @@ export {
   type ReplayResult,
 } from './replay.js';
 export { MAX_REPLAY_IDS, REPLAY_DEADLINE_MS } from './replay-request.js';
+export { SESSION_REBUILDS, type SessionRebuild, type SessionReplayAnswer } from './replay-session.js';

@@ -89,7 +89,7 @@ export interface EventMetrics {
   /**
    * Exactly once for each call of `publish`: `refused` where it throws before anything is sent, `failed` where the
    * statement rejects, `committed` in the callback after the commit. None for a transaction that was rolled back or
-   * whose outcome is unknown. `event_published_total`; all but `committed` count in `event_publish_error_total` too.
+   * whose outcome is unknown, nor for an event that a replay has had rebuilt. `event_published_total`; all but `committed` count in `event_publish_error_total` too.
    */
   published(eventType: string, status: PublishedStatus): void;
   /**

@@ -6,21 +6,31 @@ export const MAX_REPLAY_IDS = 100;
 /** Bounds and default of `deadlineMs`. Above a minute, proxies cut the connection before the answer. */
 export const REPLAY_DEADLINE_MS = { min: 100, max: 60_000, default: 10_000 } as const;
 
-const MAX_ID_LENGTH = 200;
-const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,200}$/;
-const FIELDS = new Set(['eventIds', 'deadlineMs', 'dryRun']);
+/** The longest event or session id, in characters. */
+export const MAX_ID_LENGTH = 200;
 
-/** A checked request. */
-export interface ReplayRequest {
-  /** Distinct, in the order given. */
-  eventIds: string[];
+const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,200}$/;
+
+/** What every replay may be told. */
+interface ReplayTerms {
   deadlineMs: number;
   dryRun: boolean;
   /** The caller's name for this request, for the log. */
   idempotencyKey: string | undefined;
 }
 
-const isEventId = (id: unknown): id is string =>
+/** A checked request for events. */
+export interface ReplayRequest extends ReplayTerms {
+  /** Distinct, in the order given. */
+  eventIds: string[];
+}
+
+/** A checked request for a session. */
+export interface SessionReplayRequest extends ReplayTerms {
+  sessionId: string;
+}
+
+const isId = (id: unknown): id is string =>
   typeof id === 'string' &&
   id !== '' &&
   id.length <= MAX_ID_LENGTH &&
@@ -29,14 +39,8 @@ const isEventId = (id: unknown): id is string =>
 
 /** Checks a request body; throws 413 for too many ids, 400 with every problem otherwise. Values are never repeated. */
 export function parseReplayRequest(body: unknown, idempotencyKey: string | undefined): ReplayRequest {
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) {
-    throw new BadRequestException(['the body must be a JSON object with eventIds']);
-  }
-  const {
-    eventIds,
-    deadlineMs = REPLAY_DEADLINE_MS.default,
-    dryRun = false,
-  } = body as Record<string, unknown>;
+  if (!isObject(body)) throw new BadRequestException(['the body must be a JSON object with eventIds']);
+  const { eventIds } = body;
   if (Array.isArray(eventIds) && eventIds.length > MAX_REPLAY_IDS) {
     throw new PayloadTooLargeException(
       `eventIds holds more than ${MAX_REPLAY_IDS} ids: send them in several requests`,
@@ -45,25 +49,48 @@ export function parseReplayRequest(body: unknown, idempotencyKey: string | undef
   const problems: string[] = [];
   if (!Array.isArray(eventIds) || eventIds.length === 0) {
     problems.push(`eventIds must be an array of 1 to ${MAX_REPLAY_IDS} ids`);
-  } else if (!eventIds.every(isEventId)) {
+  } else if (!eventIds.every(isId)) {
     problems.push(`eventIds must hold strings of 1 to ${MAX_ID_LENGTH} characters`);
   }
+  const terms = parseTerms(body, idempotencyKey, ['eventIds', 'deadlineMs', 'dryRun'], problems);
+  return { eventIds: [...new Set(eventIds as string[])], ...terms };
+}
+
+/** Checks a session's id and a body that may be left out; throws 400 with every problem. Values are never repeated. */
+export function parseSessionReplayRequest(
+  sessionId: string,
+  body: unknown,
+  idempotencyKey: string | undefined,
+): SessionReplayRequest {
+  if (body !== undefined && body !== null && !isObject(body)) {
+    throw new BadRequestException(['the body must be a JSON object, or left out']);
+  }
+  const problems: string[] = [];
+  if (!isId(sessionId)) problems.push(`the session id must be 1 to ${MAX_ID_LENGTH} characters`);
+  return { sessionId, ...parseTerms(body ?? {}, idempotencyKey, ['deadlineMs', 'dryRun'], problems) };
+}
+
+const isObject = (body: unknown): body is Record<string, unknown> =>
+  typeof body === 'object' && body !== null && !Array.isArray(body);
+
+function parseTerms(
+  body: Record<string, unknown>,
+  idempotencyKey: string | undefined,
+  fields: readonly string[],
+  problems: string[],
+): ReplayTerms {
+  const { deadlineMs = REPLAY_DEADLINE_MS.default, dryRun = false } = body;
   const { min, max } = REPLAY_DEADLINE_MS;
   if (!Number.isSafeInteger(deadlineMs) || (deadlineMs as number) < min || (deadlineMs as number) > max) {
     problems.push(`deadlineMs must be an integer from ${min} to ${max}`);
   }
   if (typeof dryRun !== 'boolean') problems.push('dryRun must be true or false');
-  if (Object.keys(body).some((field) => !FIELDS.has(field))) {
-    problems.push(`only ${[...FIELDS].join(', ')} are known`);
+  if (Object.keys(body).some((field) => !fields.includes(field))) {
+    problems.push(`only ${fields.join(', ')} are known`);
   }
   if (idempotencyKey !== undefined && !IDEMPOTENCY_KEY.test(idempotencyKey)) {
     problems.push('the Idempotency-Key header must be 1 to 200 visible ASCII characters');
   }
   if (problems.length > 0) throw new BadRequestException(problems);
-  return {
-    eventIds: [...new Set(eventIds as string[])],
-    deadlineMs: deadlineMs as number,
-    dryRun: dryRun as boolean,
-    idempotencyKey,
-  };
+  return { deadlineMs: deadlineMs as number, dryRun: dryRun as boolean, idempotencyKey };
 }

@@ -8,6 +8,7 @@ import {
   Inject,
   Injectable,
   NotFoundException,
+  Param,
   Post,
   Res,
   UnauthorizedException,
@@ -17,7 +18,8 @@ import { HttpAdapterHost } from '@nestjs/core';
 import { bearerMatches } from './bearer-token.js';
 import { OPTIONS, type ResolvedOptions } from './options.js';
 import { NOT_STARTED_HEADER, NotStartedException, Replay, type ReplayAnswer } from './replay.js';
-import { parseReplayRequest } from './replay-request.js';
+import { parseReplayRequest, parseSessionReplayRequest } from './replay-request.js';
+import { SessionReplay, type SessionReplayAnswer } from './replay-session.js';
 
 /** Lets only the configured bearer token through; without one, the endpoint does not exist. */
 @Injectable()
@@ -37,12 +39,13 @@ export class ReplayTokenGuard implements CanActivate {
   }
 }
 
-/** `POST /admin/events/replay` */
+/** `POST /admin/events/replay` and `POST /admin/events/replay/:sessionId` */
 @Controller('admin/events/replay')
 @UseGuards(ReplayTokenGuard)
 export class ReplayController {
   constructor(
     @Inject(Replay) private readonly replay: Replay,
+    @Inject(SessionReplay) private readonly sessions: SessionReplay,
     @Inject(HttpAdapterHost) private readonly host: HttpAdapterHost,
   ) {}
 
@@ -55,8 +58,25 @@ export class ReplayController {
     @Res({ passthrough: true }) response: unknown,
   ): Promise<ReplayAnswer> {
     const request = parseReplayRequest(body, idempotencyKey);
+    return await this.marked(response, this.replay.run(request));
+  }
+
+  /** Replays what is pending of a session, or has its event rebuilt; the answer's form is `SessionReplayAnswer`. */
+  @Post(':sessionId')
+  @HttpCode(200)
+  async replaySession(
+    @Param('sessionId') sessionId: string,
+    @Body() body: unknown,
+    @Headers('idempotency-key') idempotencyKey: string | undefined,
+    @Res({ passthrough: true }) response: unknown,
+  ): Promise<SessionReplayAnswer> {
+    const request = parseSessionReplayRequest(sessionId, body, idempotencyKey);
+    return await this.marked(response, this.sessions.run(request));
+  }
+
+  private async marked<Answer>(response: unknown, answering: Promise<Answer>): Promise<Answer> {
     try {
-      return await this.replay.run(request);
+      return await answering;
     } catch (error) {
       // On the response, since the body belongs to whatever exception filter the service has.
       if (error instanceof NotStartedException) {

@@ -11,6 +11,7 @@ import { EventPublisher } from '../event-publisher.js';
 import type { CounterfoilOptions } from '../options.js';
 import { pgDriver } from '../pg-driver.js';
 import type { ReplayAnswer } from '../replay.js';
+import type { SessionReplayAnswer } from '../replay-session.js';
 
 /** The token of every trial application's replay endpoint. */
 export const TOKEN = 'the-token-of-the-trial';
@@ -56,7 +57,7 @@ export interface Answer {
   status: number;
   /** The header counterfoil-outcome. */
   outcome: string | null;
-  body: ReplayAnswer & { message?: unknown };
+  body: ReplayAnswer & Partial<SessionReplayAnswer> & { message?: unknown };
 }
 
 /** An application with the module and the given listeners, on a real database, listening on a real port. */
@@ -71,8 +72,10 @@ export interface Trial {
   publish(payload?: unknown, name?: string): Promise<string>;
   /** Replays these ids with the right token. */
   replay(eventIds: readonly string[], more?: object): Promise<Answer>;
-  /** Posts anything to the replay endpoint. */
-  post(body: unknown, headers?: Record<string, string>): Promise<Answer>;
+  /** Replays this session with the right token. */
+  replaySession(sessionId: string, more?: object): Promise<Answer>;
+  /** Posts anything to the replay endpoint, or to what stands below it. */
+  post(body: unknown, headers?: Record<string, string>, below?: string): Promise<Answer>;
   stop(): Promise<void>;
 }
 
@@ -113,8 +116,8 @@ export async function startTrial(
   }
   const { port } = app.getHttpServer().address() as AddressInfo;
   const publisher = app.get<EventPublisher<PoolClient>>(EventPublisher);
-  const post: Trial['post'] = async (body, headers = { authorization: `Bearer ${TOKEN}` }) => {
-    const response = await fetch(`http://127.0.0.1:${port}/admin/events/replay`, {
+  const post: Trial['post'] = async (body, headers = { authorization: `Bearer ${TOKEN}` }, below = '') => {
+    const response = await fetch(`http://127.0.0.1:${port}/admin/events/replay${below}`, {
       method: 'POST',
       headers: { 'content-type': 'application/json', ...headers },
       body: typeof body === 'string' ? body : JSON.stringify(body),
@@ -131,6 +134,7 @@ export async function startTrial(
     publish: (payload = {}, name = EVENT) =>
       publisher.transaction((tx) => publisher.publish(tx, { name, payload })),
     replay: (eventIds, more = {}) => post({ eventIds, ...more }),
+    replaySession: (sessionId, more = {}) => post(more, undefined, `/${encodeURIComponent(sessionId)}`),
     post,
     async stop() {
       await app.close();

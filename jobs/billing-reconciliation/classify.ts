@@ -4,7 +4,7 @@
  */
 import type { EventsTable } from '../checks/inspect.ts';
 import type { Check } from '../checks/parse.ts';
-import type { Statement } from '../checks/window-sql.ts';
+import { type Statement } from '../checks/sql-parts.ts';
 import { type Instant, parseInstant } from './instant.ts';
 
 export type Cause =

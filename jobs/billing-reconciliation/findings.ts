@@ -3,7 +3,7 @@
  * by itself when its key is judged again and all is well. Every change repeats the status it expects, so a
  * person's decision or another run's is never overwritten; what does not change is not written at all.
  */
-import type { Kind, WindowRow } from '../checks/window-sql.ts';
+import { type Kind, type WindowRow } from '../checks/verdict-sql.ts';
 import type { Transaction } from '../runtime/database.ts';
 import type { Cause } from './classify.ts';
 import { type Instant, parseInstant } from './instant.ts';

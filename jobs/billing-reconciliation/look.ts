@@ -3,20 +3,10 @@
  * read-only transaction; nothing here writes.
  */
 import type { EventsTable, InspectedCheck } from '../checks/inspect.ts';
-import {
-  firstRow,
-  forwardWindow,
-  futureFacts,
-  type JudgedRow,
-  judgeKeys,
-  judgeRows,
-  readsWallClock,
-  reverseWindow,
-  type SqlOptions,
-  type Statement,
-  settledInstant,
-  type WindowRow,
-} from '../checks/window-sql.ts';
+import { type JudgedRow, judgeKeys, judgeRows } from '../checks/key-sql.ts';
+import { readsWallClock, type SqlOptions, type Statement } from '../checks/sql-parts.ts';
+import { type WindowRow } from '../checks/verdict-sql.ts';
+import { firstRow, forwardWindow, futureFacts, reverseWindow, settledInstant } from '../checks/window-sql.ts';
 import type { Transaction } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import { errorCode } from '../runtime/sqlstates.ts';

@@ -4,15 +4,11 @@ import { createTestDatabase, type TestDatabase } from '../../test/postgres/datab
 import { Database } from '../runtime/database.ts';
 import { createLogger } from '../runtime/logger.ts';
 import { type InspectedCheck, inspectCheck } from './inspect.ts';
+import { judgeKeys, judgeRows } from './key-sql.ts';
 import { parseChecks } from './parse.ts';
-import {
-  forwardWindow,
-  judgeKeys,
-  judgeRows,
-  reverseWindow,
-  type Statement,
-  type WindowRow,
-} from './window-sql.ts';
+import { type Statement } from './sql-parts.ts';
+import { type WindowRow } from './verdict-sql.ts';
+import { forwardWindow, reverseWindow } from './window-sql.ts';
 
 let testDatabase: TestDatabase;
 let database: Database;

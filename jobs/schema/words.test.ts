@@ -65,7 +65,7 @@ test('every column of words stands in the glossary with exactly the words that t
 test.each([
   // A run writes `running` itself; no result has it.
   ['job_runs.outcome', 'jobs/runtime/run-record.ts', 'RunOutcome', ['running']],
-  ['discrepancies.kind', 'jobs/checks/window-sql.ts', 'Kind', []],
+  ['discrepancies.kind', 'jobs/checks/verdict-sql.ts', 'Kind', []],
   ['discrepancies.status', 'jobs/billing-reconciliation/findings.ts', 'FindingStatus', []],
   ['discrepancies.cause', 'jobs/billing-reconciliation/classify.ts', 'Cause', []],
   ['replay_events.parked_reason', 'jobs/event-replay/decide.ts', 'ParkReason', ['fact_changed']],

@@ -1,5 +1,6 @@
 import { CounterfoilModule, Deliveries } from '@counterfoil/nestjs';
 import { drizzleDriver } from '@counterfoil/nestjs/drizzle';
+import { promClientMetrics } from '@counterfoil/nestjs/prom-client';
 import {
   type DynamicModule,
   Global,
@@ -11,14 +12,26 @@ import {
 import { APP_FILTER } from '@nestjs/core';
 import { EventEmitterModule } from '@nestjs/event-emitter';
 import type { Logger } from 'pino';
+import type { Registry } from 'prom-client';
+import { AdminTokenGuard } from './admin-token.guard.js';
+import { CorrectionsController } from './billing/corrections.controller.js';
+import { Corrections } from './billing/corrections.js';
+import { MentorPayables } from './billing/mentor-payables.js';
 import { SessionBilling } from './billing/session-billing.js';
+import { rebuildFrom } from './billing/session-rebuild.js';
+import { ContractListeners } from './contracts/contract-listeners.js';
+import { ContractService } from './contracts/contract-service.js';
+import { ContractsController } from './contracts/contracts.controller.js';
 import { DATABASE, type Database, DatabaseModule, STATEMENT_TIMEOUT_MS } from './database.module.js';
+import { ACCEPTED_PAYLOADS, PUBLISHED_EVENTS } from './events.js';
 import { FaultInjector } from './faults/fault-injector.js';
 import { FaultsController } from './faults/faults.controller.js';
 import { HealthController, Readiness } from './health/health.controller.js';
 import { HttpRefusals } from './http-refusals.js';
+import { HttpMetrics, METRICS_REGISTRY, makeRegistry } from './metrics/http-metrics.js';
+import { MetricsController } from './metrics/metrics.controller.js';
+import { Requests } from './requests.js';
 import { LOG } from './service-log.js';
-import { SESSION_COMPLETED, sessionCompleted } from './sessions/session-completed.js';
 import { SessionService } from './sessions/session-service.js';
 import { SessionsController } from './sessions/sessions.controller.js';
 import { SETTINGS, type Settings } from './settings.js';
@@ -46,8 +59,13 @@ class SettingsModule {
       { provide: LOG, useValue: log },
       // Here, since both the driver and the domains must fail on demand.
       FaultInjector,
+      { provide: METRICS_REGISTRY, useFactory: makeRegistry },
     ];
-    return { module: SettingsModule, providers, exports: [SETTINGS, LOG, FaultInjector] };
+    return {
+      module: SettingsModule,
+      providers,
+      exports: [SETTINGS, LOG, FaultInjector, METRICS_REGISTRY],
+    };
   }
 }
 
@@ -63,24 +81,41 @@ export class AppModule {
         DatabaseModule,
         EventEmitterModule.forRoot(),
         CounterfoilModule.forRootAsync({
-          inject: [DATABASE, FaultInjector],
-          useFactory: (database: Database, faults: FaultInjector) => ({
+          inject: [DATABASE, FaultInjector, METRICS_REGISTRY],
+          useFactory: (database: Database, faults: FaultInjector, registry: Registry) => ({
             driver: faults.within(drizzleDriver(database, { statementTimeoutMs: STATEMENT_TIMEOUT_MS })),
             serviceVersion: settings.serviceVersion,
             replayToken: settings.replayToken,
             publishedBy: settings.podName,
             publishedHash: settings.podTemplateHash,
-            accepts: { [SESSION_COMPLETED]: (payload) => sessionCompleted.safeParse(payload).success },
+            publishes: PUBLISHED_EVENTS,
+            accepts: ACCEPTED_PAYLOADS,
+            rebuild: rebuildFrom(database),
+            metrics: promClientMetrics(registry),
             listenerLeaseMs: settings.listenerLeaseMs,
             drainDeadlineMs: settings.drainDeadlineMs,
             maxInFlight: settings.maxInFlight,
           }),
         }),
       ],
-      controllers: [SessionsController, HealthController, ...(settings.faults ? [FaultsController] : [])],
+      controllers: [
+        SessionsController,
+        ContractsController,
+        HealthController,
+        MetricsController,
+        ...(settings.replayToken === undefined ? [] : [CorrectionsController]),
+        ...(settings.faults ? [FaultsController] : []),
+      ],
       providers: [
         SessionService,
         SessionBilling,
+        ContractService,
+        ContractListeners,
+        MentorPayables,
+        Corrections,
+        AdminTokenGuard,
+        HttpMetrics,
+        Requests,
         Readiness,
         PoolCloser,
         { provide: APP_FILTER, useClass: HttpRefusals },

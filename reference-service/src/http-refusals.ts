@@ -10,8 +10,16 @@ import {
 } from '@nestjs/common';
 import { HttpAdapterHost } from '@nestjs/core';
 import type { Logger } from 'pino';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { LOG } from './service-log.js';
+
+/** A text as other systems give it: Postgres takes no NUL in one, and no lone surrogate in an event's payload. */
+export const storableText = (maxLength: number) =>
+  z
+    .string()
+    .min(1)
+    .max(maxLength)
+    .refine((text) => text.isWellFormed() && !text.includes('\u0000'), 'a character that cannot be stored');
 
 /** Refuses a body with 400 and one line per problem: the field and what is expected, never the value given. */
 export class Validated<Output> implements PipeTransform<unknown, Output> {

@@ -1,11 +1,8 @@
 import 'reflect-metadata';
 import type { AddressInfo } from 'node:net';
 import { ListenersRefusedError, OptionsRefusedError } from '@counterfoil/nestjs';
-import { NestFactory } from '@nestjs/core';
-import type { NestExpressApplication } from '@nestjs/platform-express';
-import { AppModule } from './app.module.js';
-import { serveOpenApi } from './openapi.js';
-import { makeLog, NestLog } from './service-log.js';
+import { createApplication } from './application.js';
+import { makeLog } from './service-log.js';
 import { readSettings, type Settings, SettingsRefusedError } from './settings.js';
 
 const log = makeLog(process.env.LOG_LEVEL || 'info');
@@ -19,13 +16,8 @@ for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
 }
 
 async function serve(settings: Settings): Promise<void> {
-  const app = await NestFactory.create<NestExpressApplication>(AppModule.of(settings, log), {
-    logger: new NestLog(log),
-    abortOnError: false,
-  });
-  app.disable('x-powered-by');
+  const app = await createApplication(settings, log);
   app.enableShutdownHooks(['SIGTERM', 'SIGINT'], { useProcessExit: true });
-  serveOpenApi(app, settings);
   await app.listen(settings.port, settings.host);
   const { port } = app.getHttpServer().address() as AddressInfo;
   log.info({ listening: port }, 'Listening');

@@ -1,102 +1,123 @@
-import { MAX_REPLAY_IDS, NOT_STARTED_HEADER, REPLAY_DEADLINE_MS, REPLAY_OUTCOMES } from '@counterfoil/nestjs';
+import {
+  MAX_REPLAY_IDS,
+  NOT_STARTED_HEADER,
+  REPLAY_DEADLINE_MS,
+  REPLAY_OUTCOMES,
+  SESSION_REBUILDS,
+} from '@counterfoil/nestjs';
 import type { INestApplication } from '@nestjs/common';
 import { DocumentBuilder, type OpenAPIObject, SwaggerModule } from '@nestjs/swagger';
+import { z } from 'zod';
+import { schemaOf } from './schema-of.js';
 import type { Settings } from './settings.js';
 
 const REPLAY_PATH = '/admin/events/replay';
 
 type Operation = NonNullable<OpenAPIObject['paths'][string]['post']>;
+type Words = Readonly<Record<string, string>>;
 
-/** The module's endpoint; described here, since a service need not have an OpenAPI page. */
-const replayOperation: Operation = {
-  tags: ['admin'],
-  operationId: 'replayEvents',
-  summary: 'Runs the listeners that have not succeeded yet, of the events named.',
-  description: Object.entries(REPLAY_OUTCOMES)
-    .map(([outcome, meaning]) => `- \`${outcome}\`: ${meaning}`)
-    .join('\n'),
-  security: [{ bearer: [] }],
-  parameters: [
-    {
-      name: 'Idempotency-Key',
-      in: 'header',
-      required: false,
-      description: 'The name of this request, for the log. Repeats are safe with or without it.',
-      schema: { type: 'string', maxLength: 200 },
-    },
-  ],
-  requestBody: {
-    required: true,
-    content: {
-      'application/json': {
-        schema: {
-          type: 'object',
-          required: ['eventIds'],
-          additionalProperties: false,
-          properties: {
-            eventIds: { type: 'array', minItems: 1, maxItems: MAX_REPLAY_IDS, items: { type: 'string' } },
-            deadlineMs: {
-              type: 'integer',
-              minimum: REPLAY_DEADLINE_MS.min,
-              maximum: REPLAY_DEADLINE_MS.max,
-              default: REPLAY_DEADLINE_MS.default,
-              description: 'The answer comes within this time, in ms.',
-            },
-            dryRun: {
-              type: 'boolean',
-              default: false,
-              description:
-                'Runs nothing; an event that would run is answered outcome_unknown with error dry_run.',
-            },
-          },
-        },
-      },
-    },
-  },
-  responses: {
-    200: {
-      description: 'One result per distinct id.',
-      content: {
-        'application/json': {
-          schema: {
-            type: 'object',
-            required: ['serviceVersion', 'listenersDigest', 'results'],
-            properties: {
-              serviceVersion: { type: 'string' },
-              listenersDigest: { type: 'string', description: 'Changes with the listeners of the service.' },
-              results: {
-                type: 'array',
-                items: {
-                  type: 'object',
-                  required: ['eventId', 'outcome'],
-                  properties: {
-                    eventId: { type: 'string' },
-                    outcome: { type: 'string', enum: Object.keys(REPLAY_OUTCOMES) },
-                    retryable: { type: 'boolean' },
-                    error: { type: 'string', description: 'A class or code, never a message.' },
-                  },
-                },
-              },
-            },
-          },
-        },
-      },
-    },
-    400: { description: 'The body is malformed; the message says where.' },
-    401: { description: 'The token is missing or wrong.' },
-    413: { description: `More than ${MAX_REPLAY_IDS} ids.` },
-    503: {
-      description: 'The service is stopping or its database does not answer; nothing was started.',
-      headers: {
-        [NOT_STARTED_HEADER.name]: {
-          description: 'Nothing was started: ask again. A 503 without it comes from something in between.',
-          required: true,
-          schema: { type: 'string', enum: [NOT_STARTED_HEADER.value] },
-        },
-      },
-    },
-  },
+// The module's endpoints; described here, since a service need not have an OpenAPI page.
+
+const describe = (words: Words): string =>
+  Object.entries(words)
+    .map(([word, meaning]) => `- \`${word}\`: ${meaning}`)
+    .join('\n');
+
+const oneOf = (words: Words) => z.enum(Object.keys(words) as [string, ...string[]]);
+
+const settings = {
+  deadlineMs: z
+    .int()
+    .min(REPLAY_DEADLINE_MS.min)
+    .max(REPLAY_DEADLINE_MS.max)
+    .default(REPLAY_DEADLINE_MS.default)
+    .describe('The answer comes within this time, in ms.'),
+  dryRun: z.boolean().default(false).describe('Runs nothing; says what would run by error dry_run.'),
 };
+
+const answer = {
+  serviceVersion: z.string(),
+  listenersDigest: z.string().describe('Changes with the listeners of the service.'),
+  results: z.array(
+    z.object({
+      eventId: z.string(),
+      outcome: oneOf(REPLAY_OUTCOMES),
+      retryable: z.boolean().optional(),
+      error: z.string().optional().describe('A class or code, never a message.'),
+    }),
+  ),
+};
+
+function operation(
+  own: Pick<Operation, 'operationId' | 'summary' | 'description'>,
+  body: z.ZodType,
+  form: z.ZodType,
+  more: Partial<Operation> = {},
+): Operation {
+  return {
+    tags: ['admin'],
+    ...own,
+    security: [{ bearer: [] }],
+    parameters: [
+      ...(more.parameters ?? []),
+      {
+        name: 'Idempotency-Key',
+        in: 'header',
+        required: false,
+        description: 'The name of this request, for the log. Repeats are safe with or without it.',
+        schema: { type: 'string', maxLength: 200 },
+      },
+    ],
+    requestBody: { required: true, content: { 'application/json': { schema: schemaOf(body) } } },
+    responses: {
+      200: {
+        description: 'One result per distinct event.',
+        content: { 'application/json': { schema: schemaOf(form) } },
+      },
+      400: { description: 'The request is malformed; the message says where.' },
+      401: { description: 'The token is missing or wrong.' },
+      503: {
+        description: 'The service is stopping or its database does not answer; nothing was started.',
+        headers: {
+          [NOT_STARTED_HEADER.name]: {
+            description: 'Nothing was started: ask again. A 503 without it comes from something in between.',
+            required: true,
+            schema: { type: 'string', enum: [NOT_STARTED_HEADER.value] },
+          },
+        },
+      },
+      ...more.responses,
+    },
+  };
+}
+
+const replayEvents = operation(
+  {
+    operationId: 'replayEvents',
+    summary: 'Runs the listeners that have not succeeded yet, of the events named.',
+    description: describe(REPLAY_OUTCOMES),
+  },
+  z.strictObject({ eventIds: z.array(z.string()).min(1).max(MAX_REPLAY_IDS), ...settings }),
+  z.object(answer),
+  { responses: { 413: { description: `More than ${MAX_REPLAY_IDS} ids.` } } },
+);
+
+const replaySession = operation(
+  {
+    operationId: 'replaySession',
+    summary: 'Replays what is pending of a session; where nothing is, has its event rebuilt from the fact.',
+    description: describe(SESSION_REBUILDS),
+  },
+  z.strictObject(settings),
+  z.object({
+    ...answer,
+    sessionId: z.string(),
+    rebuild: oneOf(SESSION_REBUILDS),
+    code: z.string().optional().describe('With refused: why, in a word.'),
+    more: z.boolean().optional().describe('More events are pending than one request takes: ask again.'),
+  }),
+  { parameters: [{ name: 'sessionId', in: 'path', required: true, schema: { type: 'string' } }] },
+);
 
 /** Serves the API's description as a page at /docs and as JSON at /docs/openapi.json. */
 export function serveOpenApi(app: INestApplication, { serviceVersion, replayToken }: Settings): void {
@@ -107,7 +128,11 @@ export function serveOpenApi(app: INestApplication, { serviceVersion, replayToke
     .addBearerAuth()
     .build();
   const document = SwaggerModule.createDocument(app, config);
-  if (replayToken === undefined) delete document.paths[REPLAY_PATH];
-  else document.paths[REPLAY_PATH] = { post: replayOperation };
+  delete document.paths[REPLAY_PATH];
+  delete document.paths[`${REPLAY_PATH}/{sessionId}`];
+  if (replayToken !== undefined) {
+    document.paths[REPLAY_PATH] = { post: replayEvents };
+    document.paths[`${REPLAY_PATH}/{sessionId}`] = { post: replaySession };
+  }
   SwaggerModule.setup('docs', app, document, { jsonDocumentUrl: 'docs/openapi.json' });
 }

@@ -1,6 +1,7 @@
 import { errorCode } from '@counterfoil/nestjs';
 import type { LoggerService } from '@nestjs/common';
-import { type Logger, pino } from 'pino';
+import { type DestinationStream, type Logger, pino } from 'pino';
+import { currentContext } from './request-context.js';
 
 /** Injection token of the pino logger. */
 export const LOG = Symbol('log');
@@ -15,14 +16,17 @@ function withoutMessage(error: unknown): { code: string; at: string[] } {
   return { code: errorCode(error), at: frames.slice(0, FRAMES).map((line) => line.trim()) };
 }
 
-/** The service's log: JSON lines, errors without their messages. */
-export function makeLog(level: string): Logger {
-  return pino({
+/** The service's log: JSON lines with the ids of request and event, errors without their messages. To stdout by default. */
+export function makeLog(level: string, destination?: DestinationStream): Logger {
+  const options = {
     level,
     base: null,
+    // A copy, since pino merges the line into it.
+    mixin: () => ({ ...currentContext() }),
     serializers: { err: withoutMessage },
     timestamp: pino.stdTimeFunctions.isoTime,
-  });
+  };
+  return destination === undefined ? pino(options) : pino(options, destination);
 }
 
 type Method = 'info' | 'error' | 'warn' | 'debug' | 'fatal';

@@ -105,3 +105,10 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
     logLevel: s.LOG_LEVEL,
   });
 }
+
+/** The one setting a migration needs; throws SettingsRefusedError. */
+export function readDatabaseUrl(env: Readonly<Record<string, string | undefined>>): string {
+  const parsed = environment.shape.DATABASE_URL.safeParse(env.DATABASE_URL);
+  if (!parsed.success) throw new SettingsRefusedError(['DATABASE_URL']);
+  return parsed.data;
+}

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { CommitAware, CounterfoilDriver } from '@counterfoil/nestjs';
 import { Injectable } from '@nestjs/common';
-import type { SessionCompleted } from '../sessions/session-completed.js';
+import type { SessionCompleted } from '../sessions/session-events.js';
 
 /** Every fault that can be armed, with what it does. */
 export const FAULTS = {
@@ -71,6 +71,12 @@ export class FaultInjector {
     if (this.strikes('bill_twice')) await writeLedger(billed, 2);
     if (this.strikes('crash_after_handler')) die();
     return ledger;
+  }
+
+  /** Lets a crash strike at the end of a correction's transaction, or after its commit, before its answer. */
+  whileCorrecting(tx: CommitAware): void {
+    if (this.strikes('crash_after_commit')) tx.afterCommit(die);
+    if (this.strikes('crash_before_commit')) die();
   }
 
   /** The driver, through which a crash can strike just before an outcome is recorded. */

@@ -10,20 +10,26 @@ import {
 } from '@nestjs/common';
 import { ApiOperation, ApiResponse, ApiTags } from '@nestjs/swagger';
 import { DATABASE, type Database } from '../database.module.js';
+import { Requests } from '../requests.js';
 import { SETTINGS, type Settings } from '../settings.js';
 
 /**
  * Whether shutdown has begun. Nest's order is: onModuleDestroy, beforeApplicationShutdown, the server closes, then
- * onApplicationShutdown, where the module drains. During the pause the service answers everything, and is not ready.
+ * onApplicationShutdown, where the module drains. During the pause the service answers everything, is not ready, and
+ * ends each connection with its next answer.
  */
 @Injectable()
 export class Readiness implements OnModuleDestroy, BeforeApplicationShutdown {
   stopping = false;
 
-  constructor(@Inject(SETTINGS) private readonly settings: Settings) {}
+  constructor(
+    @Inject(SETTINGS) private readonly settings: Settings,
+    @Inject(Requests) private readonly requests: Requests,
+  ) {}
 
   onModuleDestroy(): void {
     this.stopping = true;
+    this.requests.endConnections();
   }
 
   async beforeApplicationShutdown(): Promise<void> {

@@ -1,20 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { clientOf, type ServiceClient, TRIAL_SETTINGS } from './service-client.js';
+
+export { type Answer, eventually, TOKEN } from './service-client.js';
 
 const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
-
-/** The token every service process of a test is started with. */
-export const TOKEN = 'the-token-of-the-trial';
-
-/** An answer over HTTP. */
-export interface Answer {
-  status: number;
-  /** The header counterfoil-outcome. */
-  outcome: string | null;
-  text: string;
-  // biome-ignore lint/suspicious/noExplicitAny: a test says itself what it expects of a body.
-  body: any;
-}
 
 /** How a process ended. */
 export interface Exit {
@@ -23,18 +13,9 @@ export interface Exit {
 }
 
 /** The built service as a process of its own. */
-export interface ServiceProcess {
-  url: string;
+export interface ServiceProcess extends ServiceClient {
   /** Everything it has written to its log so far, and to stderr. */
   output(): string;
-  get(path: string): Promise<Answer>;
-  post(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
-  /** With the token of the admin endpoints. */
-  admin(path: string, body: unknown): Promise<Answer>;
-  /** Creates a session and gives its id. */
-  createSession(more?: object): Promise<string>;
-  /** Arms a fault for a minute. */
-  arm(fault: string, more?: object): Promise<void>;
   signal(signal: NodeJS.Signals): void;
   exited: Promise<Exit>;
   /** Ends it, however far it got. */
@@ -50,12 +31,8 @@ export async function startService(
     env: {
       PATH: process.env.PATH,
       TZ: process.env.TZ,
-      PORT: '0',
-      HOST: '127.0.0.1',
+      ...TRIAL_SETTINGS,
       DATABASE_URL: databaseUrl,
-      REPLAY_TOKEN: TOKEN,
-      FAULTS: 'true',
-      POD_NAME: 'pod-1',
       ...env,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -74,45 +51,9 @@ export async function startService(
     }
     child.on('close', () => reject(new Error(`the service ended before it listened:\n${output}`)));
   });
-  const url = `http://127.0.0.1:${port}`;
-
-  const request = async (path: string, init: RequestInit): Promise<Answer> => {
-    const response = await fetch(url + path, init);
-    const text = await response.text();
-    const isJson = response.headers.get('content-type')?.includes('json') === true;
-    const outcome = response.headers.get('counterfoil-outcome');
-    return { status: response.status, outcome, text, body: isJson ? JSON.parse(text) : undefined };
-  };
-  const post: ServiceProcess['post'] = (path, body = {}, headers = {}) =>
-    request(path, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', ...headers },
-      body: typeof body === 'string' ? body : JSON.stringify(body),
-    });
-  const admin: ServiceProcess['admin'] = (path, body) =>
-    post(path, body, { authorization: `Bearer ${TOKEN}` });
   return {
-    url,
+    ...clientOf(`http://127.0.0.1:${port}`),
     output: () => output,
-    get: (path) => request(path, { method: 'GET' }),
-    post,
-    admin,
-    async createSession(more = {}) {
-      const session = {
-        contractId: 'contract-1',
-        mentorId: 'mentor-1',
-        amountMinor: 12_500,
-        currency: 'EUR',
-        ...more,
-      };
-      const { status, text, body } = await post('/sessions', session);
-      if (status !== 201) throw new Error(`no session: ${status} ${text}`);
-      return body.id as string;
-    },
-    async arm(fault, more = {}) {
-      const { status, text } = await admin('/admin/faults', { fault, rate: 1, forSeconds: 60, ...more });
-      if (status !== 204) throw new Error(`not armed: ${status} ${text}`);
-    },
     signal: (signal) => {
       child.kill(signal);
     },
@@ -122,17 +63,4 @@ export async function startService(
       await exited;
     },
   };
-}
-
-/** Asks again until `probe` gives something, for twenty seconds at most; `what` names what never came. */
-export async function eventually<Result>(
-  what: string,
-  probe: () => Promise<Result | undefined | false> | Result | undefined | false,
-): Promise<Result> {
-  for (const endsAt = performance.now() + 20_000; performance.now() < endsAt; ) {
-    const result = await probe();
-    if (result !== undefined && result !== false) return result;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  throw new Error(`never came: ${what}`);
 }

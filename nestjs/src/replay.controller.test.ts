@@ -136,6 +136,31 @@ describe('what is malformed', () => {
     expect((await ask('run-1/batch-1')).status).toBe(200);
   });
 
+  test.each([
+    ['10,000 short ids, which a body parser lets through', (index: number) => `${index}`],
+    [
+      '10,000 UUIDs, which the service’s body parser refuses before us',
+      (index: number) => `00000000-0000-4000-8000-${String(index).padStart(12, '0')}`,
+    ],
+  ])('%s are answered 413, and none of them is run', async (_title, id) => {
+    const eventIds = Array.from({ length: 10_000 }, (_, index) => id(index));
+    await Promise.all(
+      eventIds.slice(0, 3).map((eventId) => storePending(database, eventId, EVENT, { email: CANARY })),
+    );
+    const { status, outcome, body } = await trial.replay(eventIds);
+    answers.push(JSON.stringify(body));
+    expect({ status, outcome }).toEqual({ status: 413, outcome: null });
+    expect(JSON.stringify(body).length).toBeLessThan(500);
+    for (const eventId of eventIds.slice(0, 3)) expect(await deliveryRows(database, eventId)).toEqual([]);
+  });
+
+  test('a wrong token is answered 401 whatever the body, and before it is judged', async () => {
+    const headers = { authorization: 'Bearer wrong' };
+    for (const body of [{}, [], { eventIds: Array.from({ length: 10_000 }, (_, index) => `${index}`) }]) {
+      expect((await trial.post(body, headers)).status).toBe(401);
+    }
+  });
+
   test('100 ids are taken', async () => {
     const eventIds = Array.from({ length: 100 }, (_, index) => `absent-${index}`);
     const { status, body } = await trial.replay(eventIds);
@@ -397,6 +422,36 @@ test('a dry run says what it would meet and changes nothing', async () => {
     { eventId: 'nowhere', outcome: 'not_found' },
   ]);
   expect(await deliveryRows(database, would)).toEqual([]);
+});
+
+test('ids in flight on another pod are left to it, and unknown ones beside them are not found', async () => {
+  const slow = gate();
+  const runs: string[] = [];
+  bill = async (_payload, eventId) => {
+    runs.push(eventId);
+    await slow.opened;
+  };
+  const other = await startTrial(database.url, [Billing]);
+  try {
+    const live = await other.publish({ email: CANARY });
+    await eventually('started there', () => runs.includes(live));
+    const asked = [live, 'unknown-1', await pending(), 'unknown-2'];
+    const reply = trial.replay(asked);
+    await eventually('started here', () => runs.length === 2);
+    slow.open();
+    expect((await reply).body.results).toEqual([
+      { eventId: live, outcome: 'in_flight', retryable: true },
+      { eventId: 'unknown-1', outcome: 'not_found' },
+      { eventId: asked[2], outcome: 'processed' },
+      { eventId: 'unknown-2', outcome: 'not_found' },
+    ]);
+    await eventually('processed there', () => isProcessed(database, live));
+    expect(await replayOne(live)).toEqual({ eventId: live, outcome: 'already_processed' });
+    expect(runs.sort()).toEqual([live, asked[2]].sort());
+  } finally {
+    slow.open();
+    await other.stop();
+  }
 });
 
 test('an id named twice is answered once', async () => {

@@ -44,6 +44,13 @@ test('completing a session writes its event in the same transaction, once for an
   ]);
 });
 
+test('an id that is no RFC UUID but one of Postgres can be completed as well as created', async () => {
+  const id = randomUUID().replace(/^(.{14})./, '$10');
+  const session = { id, contractId: 'c', mentorId: 'm', amountMinor: 0, currency: 'EUR' };
+  expect((await service.post('/sessions', session)).status).toBe(201);
+  expect((await service.post(`/sessions/${id}/complete`)).status).toBe(200);
+});
+
 test('a completion whose event cannot be written is no completion, and is counted as failed', async () => {
   const id = await service.createSession();
   await database.query('alter table domain_events rename to moved');
@@ -60,7 +67,7 @@ test('a completion whose event cannot be written is no completion, and is counte
     { completed_at: null },
   ]);
   const { text } = await service.get('/metrics');
-  expect(text).toContain('event_publish_error_total{event_type="services.session.completed.v1"} 1\n');
+  expect(text).toContain('event_publish_error_total 1\n');
   expect((await service.post(`/sessions/${id}/complete`)).status).toBe(200);
 });
 
@@ -110,13 +117,27 @@ test('every series of the plan is there from the start', async () => {
     for (const series of [
       `event_published_total{${type},status="committed"} 0`,
       `event_processed_total{${type},status="failed"} 0`,
-      `event_publish_error_total{${type}} 0`,
+      'event_publish_error_total 0',
       `event_duration_seconds_bucket{le="0.5",${type}} `,
     ])
       expect(text).toContain(series);
   } finally {
     await fresh.kill();
   }
+});
+
+test('requests are counted by route and never by path', async () => {
+  const id = await service.createSession();
+  await service.post(`/sessions/${id}/complete`);
+  await service.get('/no/such/path');
+  const { text } = await service.get('/metrics');
+  for (const labels of [
+    'method="POST",route="/sessions/:id/complete",status="200"',
+    'method="GET",route="none",status="404"',
+  ])
+    expect(text).toContain(`http_request_duration_seconds_count{${labels}} `);
+  expect(text).not.toContain(id);
+  expect(text).not.toContain('such');
 });
 
 test('it is live without its database, and not ready', async () => {

@@ -39,12 +39,22 @@ const READY_TIMEOUT_MS = 1_000;
 /** The routes of the successor that a canary compares and a rollback needs, with its answers. */
 export function makeServer(parts: Parts): Server {
   return createServer((request, response) => {
+    const startedAt = performance.now();
+    const path = (request.url ?? '').split('?', 1)[0] ?? '';
+    response.once('close', () => {
+      const { method } = request;
+      parts.metrics.answered(
+        method === 'GET' || method === 'POST' ? method : 'other',
+        routeOf(path),
+        response.statusCode,
+        (performance.now() - startedAt) / 1_000,
+      );
+    });
     const send = (status: number, type: string, text: string): void => {
       // Node closes idle connections at shutdown; this closes the others after their answer.
       if (parts.isStopping()) response.setHeader('connection', 'close');
       response.writeHead(status, { 'content-type': type }).end(text);
     };
-    const path = (request.url ?? '').split('?', 1)[0] ?? '';
     if (request.method === 'GET' && path === '/metrics') {
       parts.metrics.registry.metrics().then(
         (text) => send(200, parts.metrics.registry.contentType, text),
@@ -63,6 +73,15 @@ export function makeServer(parts: Parts): Server {
   });
 }
 
+const COMPLETION = /^\/sessions\/([^/]+)\/complete$/;
+
+const ROUTES: ReadonlySet<string> = new Set(['/sessions', '/health/live', '/health/ready', '/metrics']);
+
+function routeOf(path: string): string {
+  if (ROUTES.has(path)) return path;
+  return COMPLETION.test(path) ? '/sessions/:id/complete' : 'none';
+}
+
 async function answer(parts: Parts, request: IncomingMessage, path: string): Promise<Reply> {
   const route = `${request.method} ${path}`;
   // Says nothing about the database: a restart does not mend that.
@@ -79,9 +98,9 @@ async function answer(parts: Parts, request: IncomingMessage, path: string): Pro
     if (session === 'taken') throw new Refusal(409, 'a session of this id exists already');
     return { status: 201, body: session };
   }
-  const id = /^POST \/sessions\/([^/]+)\/complete$/.exec(route)?.[1];
+  const id = request.method === 'POST' ? COMPLETION.exec(path)?.[1] : undefined;
   if (id !== undefined) {
-    if (!z.uuid().safeParse(id).success) throw new Refusal(400, ['id: a UUID is expected']);
+    if (!z.guid().safeParse(id).success) throw new Refusal(400, ['id: a UUID is expected']);
     const session = await parts.sessions.complete(id);
     if (session === 'not_found') throw new Refusal(404, `there is no session ${id}`);
     return { status: 200, body: session };

@@ -31,7 +31,9 @@ export async function runFile(url: string, name: string, before = ''): Promise<R
   });
   try {
     if (before !== '') await client.query(before);
-    await client.query(sqlFile(name));
+    // The extended protocol takes one statement and no more: what holds in it holds as one transaction.
+    const statement = { text: sqlFile(name), queryMode: 'extended' };
+    await client.query(statement);
   } finally {
     await client.end();
   }

@@ -8,6 +8,7 @@ import {
 import { DiscoveryModule } from '@nestjs/core';
 import { Deliveries } from './deliveries.js';
 import { EventPublisher } from './event-publisher.js';
+import { CounterfoilHealth } from './health.js';
 import { ListenerRegistry } from './listener-registry.js';
 import { BoundedMetrics, METRICS, NO_METRICS } from './metrics.js';
 import { MetricsStart } from './metrics-start.js';
@@ -77,7 +78,8 @@ function assemble(
       Replay,
       SessionReplay,
       ReplayTokenGuard,
+      CounterfoilHealth,
     ],
-    exports: [EventPublisher, Deliveries],
+    exports: [EventPublisher, Deliveries, CounterfoilHealth],
   };
 }

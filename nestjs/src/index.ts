@@ -4,6 +4,12 @@ export { Deliveries } from './deliveries.js';
 export type { CommitAware, CounterfoilDriver, DriverTransaction, SqlResult, SqlRunner } from './driver.js';
 export { errorCode } from './error-code.js';
 export { type BackedEvent, EventPublisher, PublishRefusedError } from './event-publisher.js';
+export {
+  CounterfoilHealth,
+  type CounterfoilHealthResult,
+  NOT_READY_REASONS,
+  type NotReadyReason,
+} from './health.js';
 export { ListenersRefusedError } from './listener-registry.js';
 export {
   type EventMetrics,

@@ -19,7 +19,11 @@ export interface ServiceHere extends ServiceClient {
 }
 
 let output = '';
-const log = makeLog('debug', { write: (line) => void (output += line) });
+const log = makeLog('debug', {
+  write(line) {
+    output += line;
+  },
+});
 
 /** Starts the service on a free port of this process. */
 export async function startServiceHere(

@@ -367,7 +367,12 @@ test('an event that cannot be claimed stays pending until a replay', async () =>
   };
   const trial = await start({ driver });
   try {
-    const eventId = await trial.publish();
+    // Claimed after the commit, since a statement follows it in its transaction.
+    const eventId = await trial.publisher.transaction(async (tx) => {
+      const id = await trial.publisher.publish(tx, { name: EVENT, payload: {} });
+      await tx.run('select 1', []);
+      return id;
+    });
     await eventually('a line about it', () =>
       trial.log.lines.some((line) => line.includes('could not be claimed')),
     );

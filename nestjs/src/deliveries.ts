@@ -3,7 +3,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { errorCode, isRetryable } from './error-code.js';
 import { type BackedListener, ListenerRegistry } from './listener-registry.js';
+import { type EventMetrics, type LeftPendingReason, METRICS } from './metrics.js';
+import type { BackedDelivery } from './on-backed-event.js';
 import { OPTIONS, type ResolvedOptions } from './options.js';
+import { OrderedTurns, type Turn } from './ordered-turns.js';
 import { StatementBatch } from './statement-batch.js';
 import {
   type Claim,
@@ -15,12 +18,20 @@ import {
   markListeners,
   renewLeases,
 } from './statements.js';
+import { findTraceApi, inLinkedSpan } from './tracing.js';
 
 /** An event to deliver. */
 export interface DeliverableEvent {
   eventId: string;
   eventName: string;
   payloadText: string;
+  /** The trace in which it was published. */
+  traceparent?: string | null | undefined;
+}
+
+/** A live event with room in this process, whose listeners are claimed by the write that publishes it. */
+export interface Reserved {
+  readonly claim: Claim;
 }
 
 /** A listener that failed in an attempt. */
@@ -42,17 +53,73 @@ export type Attempt =
   /** Listeners ran. `closed`: the event is processed. `unrecorded`: an outcome could not be written. */
   | { kind: 'ran'; failures: ListenerFailure[]; closed: boolean; unrecorded: boolean };
 
-interface InWork {
-  eventId: string;
-  eventName: string;
-  leaseOwner: string;
-  claimedAt: number;
-  /** When the lease runs out, by this process's clock, counted from the last claim or renewal that was answered. */
+/** An event in work: from the room it takes until its last outcome is recorded, or its lease is given up. */
+class InWork implements Reserved {
+  readonly claim: Claim;
+  /** When the commit was acknowledged, or a replay began. */
+  since: number;
+  /** When the lease runs out, by this process's clock, counted from before the last claim or renewal was sent. */
   leaseEndsAt: number;
-  /** Those whose outcome is not recorded yet. */
-  listeners: Set<string>;
+  /** Since when each listener runs, of those whose outcome is not recorded yet; undefined before and after. */
+  readonly open = new Map<string, number | undefined>();
   /** How many of them have not finished: without any, the lease is only left for writing outcomes, not renewed. */
-  running: number;
+  running = 0;
+  started = false;
+  /** Its lease was given up, or shutdown has: it has been counted, and no listener of it is started any more. */
+  over = false;
+  closed = false;
+  unrecorded = false;
+  readonly failures: ListenerFailure[] = [];
+  turns: ReadonlyMap<string, Turn> | undefined;
+  private controller: AbortController | undefined;
+
+  constructor(
+    readonly event: DeliverableEvent,
+    readonly listeners: readonly BackedListener[],
+    leaseOwner: string,
+    /** Published by this process just now, as opposed to replayed. */
+    readonly live: boolean,
+  ) {
+    this.claim = { eventId: event.eventId, listeners: listeners.map(({ name }) => name), leaseOwner };
+    this.since = performance.now();
+    this.leaseEndsAt = this.since;
+  }
+
+  /** Made when a listener asks for it: most never do. */
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    if (this.over) this.controller.abort();
+    return this.controller.signal;
+  }
+
+  end(): void {
+    this.over = true;
+    this.controller?.abort();
+  }
+}
+
+/** What a listener is given beside the payload. */
+class Delivery implements BackedDelivery {
+  readonly eventId: string;
+  readonly eventName: string;
+  readonly #work: InWork;
+
+  constructor(
+    work: InWork,
+    readonly attempt: number,
+  ) {
+    this.eventId = work.event.eventId;
+    this.eventName = work.event.eventName;
+    this.#work = work;
+  }
+
+  get traceparent(): string | undefined {
+    return this.#work.event.traceparent ?? undefined;
+  }
+
+  get signal(): AbortSignal {
+    return this.#work.signal;
+  }
 }
 
 /** Pauses before an outcome is written again, in ms; the last one goes on. */
@@ -67,6 +134,9 @@ const RENEWALS_PER_LEASE = 4;
 /** At most one line per this many ms about events that stay pending for want of room. */
 const CAPACITY_LOG_MS = 5_000;
 
+/** How many replays may wait for room; more are answered at once that there is none. */
+const MAX_WAITING = 1_000;
+
 /**
  * Runs listeners and keeps their record: claim, run each on its own, record each, close the event after the last.
  * Holds at most `maxInFlight` events, renews the leases of what it holds, and waits for it at shutdown. Never emits
@@ -76,6 +146,7 @@ const CAPACITY_LOG_MS = 5_000;
 export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private readonly logger = new Logger('Counterfoil');
   private readonly inWork = new Map<string, InWork>();
+  private readonly turns = new OrderedTurns();
   private readonly claims: StatementBatch<Claim, ClaimedListener[]>;
   private readonly marks: StatementBatch<Mark, Marked>;
   private readonly processId: string;
@@ -85,13 +156,14 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private renewal: NodeJS.Timeout | undefined;
   private readonly closing = new AbortController();
   private onIdle: (() => void) | undefined;
-  private roomWaiters: (() => void)[] = [];
-  private leftPending = 0;
+  private readonly roomWaiters = new Set<() => void>();
+  private leftForRoom = 0;
   private capacityLoggedAt = Number.NEGATIVE_INFINITY;
 
   constructor(
     @Inject(OPTIONS) private readonly options: ResolvedOptions,
     @Inject(ListenerRegistry) private readonly registry: ListenerRegistry,
+    @Inject(METRICS) private readonly metrics: EventMetrics,
   ) {
     const { driver, listenerLeaseMs } = options;
     this.processId = `${options.publishedBy ?? 'process'}/${randomUUID()}`;
@@ -99,10 +171,11 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     this.marks = new StatementBatch((marks) => markListeners(driver, marks));
   }
 
-  onModuleInit(): void {
+  async onModuleInit(): Promise<void> {
     const everyMs = Math.ceil(this.options.listenerLeaseMs / RENEWALS_PER_LEASE);
     this.renewal = setInterval(() => void this.renew(), everyMs);
     this.renewal.unref();
+    await findTraceApi();
   }
 
   async onApplicationShutdown(): Promise<void> {
@@ -121,30 +194,74 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
 
   /** Delivers an event just committed. Returns at once; what it cannot take stays pending for a replay. */
   emit(event: DeliverableEvent): void {
-    if (this.registry.listenersOf(event.eventName).length === 0) {
-      const { eventId, eventName } = event;
+    const { eventId, eventName } = event;
+    if (this.registry.listenersOf(eventName).length === 0) {
+      this.metrics.leftPending(eventName, 'no_listener');
       this.logger.warn({ message: 'Event has no listener and stays pending', eventId, eventName });
       return;
     }
-    void this.attempt(event, 'Event published').then((attempt) => {
-      if (attempt.kind === 'at_capacity') this.noteNoRoom();
-    });
+    if (this.inWork.has(eventId)) return;
+    const work = this.takeRoom(event, true);
+    if (work === undefined) this.leaveForRoom(event);
+    else void this.claimAndRun(work, 'Event published');
+  }
+
+  /**
+   * Takes room for an event whose commit is about to be sent, so that the same statement can claim its listeners;
+   * undefined where there is none, or no listener. `deliver` or `cancel` follows.
+   */
+  reserve(event: DeliverableEvent): Reserved | undefined {
+    if (this.inWork.has(event.eventId) || this.registry.listenersOf(event.eventName).length === 0) {
+      return undefined;
+    }
+    const work = this.takeRoom(event, true);
+    if (work !== undefined) work.leaseEndsAt = performance.now() + this.options.listenerLeaseMs;
+    return work;
+  }
+
+  /** Delivers an event that was reserved: its commit is acknowledged, and with it the claim. Returns at once. */
+  deliver(reserved: Reserved): void {
+    const work = reserved as InWork;
+    // The drain has ended meanwhile and has counted it.
+    if (work.over) {
+      this.release(work);
+      return;
+    }
+    work.since = performance.now();
+    void this.run(
+      work,
+      work.claim.listeners.map((listener) => ({ listener, attempt: 1 })),
+      'Event published',
+    );
+  }
+
+  /** Gives back the room of an event that was not committed, or whose commit's outcome is unknown. */
+  cancel(reserved: Reserved): void {
+    this.release(reserved as InWork);
   }
 
   /** Delivers an event as soon as there is room, and never rejects; gives up waiting, as `at_capacity`, when `signal` aborts. */
   async attemptWhenRoom(event: DeliverableEvent, signal: AbortSignal, onStart: () => void): Promise<Attempt> {
-    const wake = (): void => this.wakeRoomWaiters();
-    signal.addEventListener('abort', wake, { once: true });
-    while (!this.hasRoom() && !signal.aborted && this.phase !== 'closed') {
-      if (this.inWork.has(event.eventId)) break;
+    while (!this.inWork.has(event.eventId) && !this.hasRoom() && this.phase !== 'closed' && !signal.aborted) {
+      if (this.roomWaiters.size >= MAX_WAITING) return { kind: 'at_capacity' };
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.roomWaiters.push(resolve);
+      this.roomWaiters.add(resolve);
+      signal.addEventListener('abort', () => resolve(), { once: true });
       await promise;
+      this.roomWaiters.delete(resolve);
     }
-    signal.removeEventListener('abort', wake);
-    if (signal.aborted) return { kind: 'at_capacity' };
+    if (signal.aborted) {
+      // It may have been woken for room that it does not take.
+      this.wakeRoomWaiter();
+      return { kind: 'at_capacity' };
+    }
     onStart();
-    return await this.attempt(event, 'Event replayed');
+    if (this.inWork.has(event.eventId)) {
+      this.wakeRoomWaiter();
+      return { kind: 'in_flight' };
+    }
+    const work = this.takeRoom(event, false);
+    return work === undefined ? { kind: 'at_capacity' } : await this.claimAndRun(work, 'Event replayed');
   }
 
   /**
@@ -168,19 +285,24 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     }
     this.phase = 'closed';
     this.closing.abort();
-    this.wakeRoomWaiters();
+    for (const wake of this.roomWaiters) wake();
     clearInterval(this.renewal);
+    this.metrics.drained(this.inWork.size);
     if (this.inWork.size > 0) {
-      const events = [...this.inWork.values()].map(({ eventId, eventName, listeners }) => ({
-        eventId,
-        eventName,
-        listeners: [...listeners],
-      }));
+      const left = [...this.inWork.values()];
       this.logger.error({
         message: 'Stopping with events in work; a replay takes them up',
-        count: events.length,
-        events,
+        count: left.length,
+        events: left.map(({ event: { eventId, eventName }, open }) => ({
+          eventId,
+          eventName,
+          listeners: [...open.keys()],
+        })),
       });
+      for (const work of left) {
+        if (work.live && !work.over) this.metrics.leftPending(work.event.eventName, 'shutdown');
+        work.end();
+      }
     } else {
       this.logger.log({ message: 'Every event in work is done' });
     }
@@ -190,98 +312,123 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     return this.inWork.size < this.options.maxInFlight;
   }
 
-  private async attempt(event: DeliverableEvent, message: string): Promise<Attempt> {
-    const { eventId, eventName } = event;
-    if (this.inWork.has(eventId)) return { kind: 'in_flight' };
-    if (!this.hasRoom() || this.phase === 'closed') return { kind: 'at_capacity' };
+  /** Its place among the events in work and in the orders of its listeners; undefined where there is no room. */
+  private takeRoom(event: DeliverableEvent, live: boolean): InWork | undefined {
+    if (!this.hasRoom() || this.phase === 'closed') return undefined;
     this.claimCount += 1;
     const leaseOwner = `${this.processId}/${this.claimCount}`;
-    const work: InWork = {
-      eventId,
-      eventName,
-      leaseOwner,
-      claimedAt: performance.now(),
-      leaseEndsAt: performance.now(),
-      listeners: new Set(),
-      running: 0,
-    };
-    this.inWork.set(eventId, work);
+    const listeners = this.registry.listenersOf(event.eventName);
+    const work = new InWork(event, listeners, leaseOwner, live);
+    work.turns = this.turns.takeAll(listeners, event.payloadText);
+    this.inWork.set(event.eventId, work);
+    return work;
+  }
+
+  private async claimAndRun(work: InWork, message: string): Promise<Attempt> {
+    const { eventId, eventName } = work.event;
+    const sentAt = performance.now();
+    let claimed: readonly ClaimedListener[];
     try {
-      const listeners = this.registry.listenersOf(eventName);
-      let claimed: readonly ClaimedListener[];
-      try {
-        claimed = await this.claims.submit({
-          eventId,
-          listeners: listeners.map(({ name }) => name),
-          leaseOwner,
-        });
-      } catch (thrown) {
-        const error = errorCode(thrown);
-        this.logger.error({
-          message: 'Event could not be claimed and stays pending',
-          eventId,
-          eventName,
-          error,
-        });
-        return { kind: 'claim_failed', error };
-      }
-      work.leaseEndsAt = performance.now() + this.options.listenerLeaseMs;
-      if (claimed.length === 0) return { kind: 'unclaimed' };
+      claimed = await this.claims.submit(work.claim);
+    } catch (thrown) {
+      const error = errorCode(thrown);
+      this.logger.error({
+        message: 'Event could not be claimed and stays pending',
+        eventId,
+        eventName,
+        error,
+      });
+      this.countLeftPending(work, 'claim_failed');
+      this.release(work);
+      return { kind: 'claim_failed', error };
+    }
+    work.leaseEndsAt = sentAt + this.options.listenerLeaseMs;
+    if (claimed.length === 0 || work.over) {
+      this.release(work);
+      return { kind: 'unclaimed' };
+    }
+    return await this.run(work, claimed, message);
+  }
+
+  /** Runs claimed listeners, each on its own, and never rejects. */
+  private async run(work: InWork, claimed: readonly ClaimedListener[], message: string): Promise<Attempt> {
+    const { eventId, eventName } = work.event;
+    try {
       this.logger.log({ message, eventId, eventName });
-      return await this.runClaimed(event, work, listeners, claimed);
+      work.running = claimed.length;
+      for (const { listener } of claimed) work.open.set(listener, undefined);
+      // Those that are not to run now leave their turn to the next event.
+      if (work.turns !== undefined) {
+        for (const [name, turn] of work.turns) if (!work.open.has(name)) turn.end();
+      }
+      const [first] = claimed;
+      if (first !== undefined && claimed.length === 1) await this.runAndRecord(work, first);
+      else await Promise.all(claimed.map((one) => this.runAndRecord(work, one)));
+      const { failures, unrecorded } = work;
+      if (!work.closed && !unrecorded && !work.over && failures.length === 0) {
+        work.closed = await closeEvent(this.options.driver, eventId).catch(() => false);
+      }
+      if (work.closed) this.logger.log({ message: 'Event processed', eventId, eventName });
+      this.countEnd(work);
+      return { kind: 'ran', failures, closed: work.closed, unrecorded };
+    } catch (thrown) {
+      // Nothing above is meant to throw: a logger may.
+      return { kind: 'claim_failed', error: errorCode(thrown) };
     } finally {
       this.release(work);
     }
   }
 
-  private async runClaimed(
-    event: DeliverableEvent,
-    work: InWork,
-    listeners: readonly BackedListener[],
-    claimed: readonly ClaimedListener[],
-  ): Promise<Attempt> {
-    const failures: ListenerFailure[] = [];
-    let closed = false;
-    let unrecorded = false;
-    for (const { listener } of claimed) work.listeners.add(listener);
-    work.running = claimed.length;
-    await Promise.all(
-      claimed.map(async ({ listener: name, attempt }) => {
-        const listener = listeners.find((candidate) => candidate.name === name);
-        if (listener === undefined) return;
-        const failure = await this.runListener(event, listener, attempt);
-        work.running -= 1;
-        if (failure !== undefined) failures.push(failure);
-        const marked = await this.record(work, {
-          eventId: event.eventId,
-          listener: name,
-          leaseOwner: work.leaseOwner,
-          status: failure === undefined ? 'succeeded' : 'failed',
-          error: failure?.error ?? null,
-        });
-        work.listeners.delete(name);
-        if (marked === 'closed') closed = true;
-        if (marked === 'lost') unrecorded = true;
-      }),
-    );
-    if (!closed && !unrecorded && failures.length === 0) {
-      closed = await closeEvent(this.options.driver, event.eventId).catch(() => false);
+  private async runAndRecord(work: InWork, { listener: name, attempt }: ClaimedListener): Promise<void> {
+    const listener = work.listeners.find((candidate) => candidate.name === name);
+    if (listener === undefined) return;
+    const turn = work.turns?.get(name);
+    if (turn !== undefined) await turn.come;
+    if (work.over) {
+      // Given up while it waited for its turn: never started, and left to whoever takes the lease over.
+      turn?.end();
+      work.unrecorded = true;
+      return;
     }
-    if (closed)
-      this.logger.log({ message: 'Event processed', eventId: event.eventId, eventName: event.eventName });
-    return { kind: 'ran', failures, closed, unrecorded };
+    work.started = true;
+    work.open.set(name, performance.now());
+    const failure = await this.runListener(work, listener, attempt);
+    turn?.end();
+    work.running -= 1;
+    work.open.set(name, undefined);
+    if (failure !== undefined) work.failures.push(failure);
+    const marked = await this.record(work, {
+      eventId: work.event.eventId,
+      listener: name,
+      leaseOwner: work.claim.leaseOwner,
+      status: failure === undefined ? 'succeeded' : 'failed',
+      error: failure?.error ?? null,
+    });
+    work.open.delete(name);
+    if (marked === 'closed') work.closed = true;
+    if (marked === 'lost') work.unrecorded = true;
   }
 
   private async runListener(
-    { eventId, eventName, payloadText }: DeliverableEvent,
+    work: InWork,
     listener: BackedListener,
     attempt: number,
   ): Promise<ListenerFailure | undefined> {
+    const { eventId, eventName, payloadText, traceparent } = work.event;
     try {
       // Each listener gets its own copy, read back from the stored text: what it sees live is what a replay gives.
-      await listener.invoke(JSON.parse(payloadText), { eventId, eventName, attempt });
+      const payload: unknown = JSON.parse(payloadText);
+      const delivery = new Delivery(work, attempt);
+      // A live delivery is in its trace already: it goes on in the caller's own asynchronous context.
+      if (work.live) await listener.invoke(payload, delivery);
+      else {
+        const names = { eventId, eventName, listener: listener.name };
+        await inLinkedSpan(traceparent, names, () => listener.invoke(payload, delivery));
+      }
+      if (!work.over) this.metrics.listenerRan(eventName, listener.name, 'succeeded');
       return undefined;
     } catch (thrown) {
+      if (!work.over) this.metrics.listenerRan(eventName, listener.name, 'failed');
       const error = errorCode(thrown);
       const retryable = isRetryable(thrown);
       this.logger.error({
@@ -334,23 +481,22 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private async renew(): Promise<void> {
     const now = performance.now();
     const { listenerDeadlineMs, listenerLeaseMs, driver } = this.options;
+    const held: InWork[] = [];
     for (const work of this.inWork.values()) {
-      if (now - work.claimedAt < listenerDeadlineMs) continue;
-      // It may hang for ever: without its lease the event counts as lost, is replayed elsewhere and is seen by alerts.
-      const { eventId, eventName } = work;
-      this.logger.error({
-        message: 'Listener runs past its deadline; its lease is given up',
-        eventId,
-        eventName,
-        listeners: [...work.listeners],
-      });
-      this.release(work);
+      const late = [...work.open]
+        .filter(([, startedAt]) => startedAt !== undefined && now - startedAt >= listenerDeadlineMs)
+        .map(([name]) => name);
+      if (late.length > 0) this.giveUp(work, late);
+      else if (work.running > 0) held.push(work);
     }
-    const held = [...this.inWork.values()].filter(({ running }) => running > 0);
     if (held.length === 0) return;
     try {
-      await renewLeases(driver, held, listenerLeaseMs);
-      for (const work of held) work.leaseEndsAt = performance.now() + listenerLeaseMs;
+      await renewLeases(
+        driver,
+        held.map(({ claim }) => claim),
+        listenerLeaseMs,
+      );
+      for (const work of held) work.leaseEndsAt = now + listenerLeaseMs;
     } catch (error) {
       this.logger.warn({
         message: 'Leases could not be renewed',
@@ -360,28 +506,79 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     }
   }
 
+  /**
+   * Past its deadline a listener's outcome is unknown, and never failed: it may still end well, and is then recorded
+   * unless somebody has taken its lease over. It may as well hang for ever: without its lease the event counts as
+   * lost, is replayed elsewhere and is seen by alerts.
+   */
+  private giveUp(work: InWork, late: readonly string[]): void {
+    const { eventId, eventName } = work.event;
+    this.logger.error({
+      message: 'Listener runs past its deadline; its lease is given up',
+      eventId,
+      eventName,
+      listeners: late,
+    });
+    for (const [name, startedAt] of work.open) {
+      if (startedAt !== undefined) this.metrics.listenerRan(eventName, name, 'given_up');
+    }
+    this.metrics.processed(eventName, 'outcome_unknown');
+    this.countLeftPending(work, 'given_up');
+    work.end();
+    for (const name of late) work.turns?.get(name)?.end();
+    this.release(work);
+  }
+
+  /** Counts how a delivery ended, unless it was counted when it was given up or left by the drain. */
+  private countEnd(work: InWork): void {
+    if (work.over || !work.started) return;
+    const { eventName } = work.event;
+    if (work.closed) {
+      this.metrics.processed(eventName, 'processed');
+      this.metrics.duration(eventName, (performance.now() - work.since) / 1_000);
+    } else if (work.failures.length > 0) {
+      this.metrics.processed(eventName, 'failed');
+      this.countLeftPending(work, 'listener_failed');
+    } else if (work.unrecorded) {
+      this.metrics.processed(eventName, 'outcome_unknown');
+      this.countLeftPending(work, 'unrecorded');
+    } else {
+      this.metrics.processed(eventName, 'incomplete');
+      this.countLeftPending(work, 'incomplete');
+    }
+  }
+
+  private countLeftPending(work: InWork, reason: LeftPendingReason): void {
+    if (work.live && !work.over) this.metrics.leftPending(work.event.eventName, reason);
+  }
+
   private release(work: InWork): void {
-    if (this.inWork.get(work.eventId) !== work) return;
-    this.inWork.delete(work.eventId);
-    this.wakeRoomWaiters();
+    if (this.inWork.get(work.event.eventId) !== work) return;
+    this.inWork.delete(work.event.eventId);
+    // Of an event that never ran. To end a turn twice does nothing.
+    if (work.turns !== undefined && !work.started) for (const turn of work.turns.values()) turn.end();
+    this.wakeRoomWaiter();
     if (this.inWork.size === 0) this.onIdle?.();
   }
 
-  private wakeRoomWaiters(): void {
-    const waiters = this.roomWaiters;
-    this.roomWaiters = [];
-    for (const wake of waiters) wake();
+  /** One place is free: the one that waits longest may try. */
+  private wakeRoomWaiter(): void {
+    const [wake] = this.roomWaiters;
+    if (wake === undefined) return;
+    this.roomWaiters.delete(wake);
+    wake();
   }
 
-  private noteNoRoom(): void {
-    this.leftPending += 1;
+  private leaveForRoom({ eventName }: DeliverableEvent): void {
+    this.metrics.leftPending(eventName, this.phase === 'closed' ? 'shutdown' : 'overload');
+    this.leftForRoom += 1;
     const now = performance.now();
     if (now - this.capacityLoggedAt < CAPACITY_LOG_MS) return;
     this.logger.warn({
       message: 'No room for more events; they stay pending for a replay',
-      count: this.leftPending,
+      count: this.leftForRoom,
     });
     this.capacityLoggedAt = now;
-    this.leftPending = 0;
+    this.leftForRoom = 0;
   }
 }

@@ -3,9 +3,28 @@ export interface SqlResult {
   rows: Record<string, unknown>[];
 }
 
+/** One statement with numbered parameters (`$1`, `$2`). */
+export interface Statement {
+  sql: string;
+  params: readonly unknown[];
+}
+
 /** Runs one statement with numbered parameters (`$1`, `$2`). Rejects with the database's own error. */
 export interface SqlRunner {
   run(sql: string, params: readonly unknown[]): Promise<SqlResult>;
+}
+
+/** A write that a transaction keeps back until it knows what follows it. */
+export interface HeldWrite {
+  /** The write where another statement of the transaction follows: it is sent before that one. */
+  beforeStatement(): Statement;
+  /** The write where COMMIT follows: both travel together, and nothing can come between them. */
+  withCommit(): Statement;
+  /**
+   * Called once where the write was refused, or the COMMIT it was sent with failed or has an unknown outcome. Not for
+   * a transaction that is rolled back before.
+   */
+  failed(error: unknown): void;
 }
 
 /** A transaction that can say when it has been committed: all that `EventPublisher.publish` needs of one. */
@@ -15,6 +34,12 @@ export interface CommitAware extends SqlRunner {
    * commit is unknown. Throws when the transaction is already over.
    */
   afterCommit(callback: () => void): void;
+  /**
+   * Keeps a write back, so that it costs no round trip of its own. Its place among the statements of the transaction
+   * stays the same; its error is that of the next statement or of the commit. Optional: without it, `run` is used.
+   * Throws when the transaction is already over.
+   */
+  hold?(write: HeldWrite): void;
 }
 
 /** A transaction opened by the driver, with the handle by which the service writes its own rows in it. */

@@ -8,6 +8,13 @@ export interface BackedDelivery {
   eventName: string;
   /** 1 for the first start of this listener, counted over all processes. */
   attempt: number;
+  /**
+   * Aborted when the listener's lease is given up: at its deadline, or when shutdown stops waiting. Whoever goes on
+   * after that may run beside a replay.
+   */
+  readonly signal: AbortSignal;
+  /** The trace in which the event was published, in the form of W3C's header, where the table has the column. */
+  readonly traceparent?: string | undefined;
 }
 
 /** Settings of one listener. */

@@ -25,6 +25,11 @@ export interface CounterfoilOptions<Handle = unknown> {
   /** The pod template's hash, for `event_backups.published_hash` where that column exists. */
   publishedHash?: string | undefined;
   /**
+   * The active trace in the form of W3C's header `traceparent`, for `event_backups.traceparent` where that column
+   * exists; by default OpenTelemetry's, where the service has `@opentelemetry/api`.
+   */
+  traceparent?: (() => string | undefined) | undefined;
+  /**
    * By event name: whether a payload has the form its listeners expect. Refused payloads are not published, and a
    * stored one is answered `invalid_payload` by a replay instead of being given to a listener.
    */

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { waitFor } from '../../test/builders/wait-for.ts';
 import { StatementBatch } from './statement-batch.js';
 
 test('items submitted together share a statement, in order', async () => {
@@ -11,7 +12,7 @@ test('items submitted together share a statement, in order', async () => {
   expect(statements).toEqual([[1, 2, 3]]);
 });
 
-test('no statement holds more than a hundred items and no more than two run at once', async () => {
+test('no statement holds more than a hundred items, and the next one waits for it while it is answered soon', async () => {
   const sizes: number[] = [];
   let running = 0;
   let most = 0;
@@ -26,6 +27,32 @@ test('no statement holds more than a hundred items and no more than two run at o
   const items = Array.from({ length: 450 }, (_, index) => index);
   expect(await Promise.all(items.map((item) => batch.submit(item)))).toEqual(items);
   expect(sizes).toEqual([100, 100, 100, 100, 50]);
+  expect(most).toBe(1);
+});
+
+test('a statement that is stuck does not hold up those after it, and no more than two run at once', async () => {
+  const stuck = Promise.withResolvers<void>();
+  const slow = Promise.withResolvers<void>();
+  let running = 0;
+  let most = 0;
+  const batch = new StatementBatch(async ([item = '']: readonly string[]) => {
+    running += 1;
+    most = Math.max(most, running);
+    if (item === 'stuck') await stuck.promise;
+    if (item === 'slow') await slow.promise;
+    running -= 1;
+    return [item];
+  });
+  const first = batch.submit('stuck');
+  await Promise.resolve();
+  await expect(batch.submit('next')).resolves.toBe('next');
+  const second = batch.submit('slow');
+  await waitFor('the second beside the first', async () => running === 2);
+  const third = batch.submit('third');
+  slow.resolve();
+  expect(await Promise.all([second, third])).toEqual(['slow', 'third']);
+  stuck.resolve();
+  await expect(first).resolves.toBe('stuck');
   expect(most).toBe(2);
 });
 

@@ -7,11 +7,14 @@ interface Waiting<Item, Result> {
 /** Bound on one statement: a hundred rows cost little more than one, and keep a statement short. */
 const MAX_ITEMS = 100;
 
-/** One statement runs while the next fills up; two keep one slow answer from holding up all others. */
+/** A second statement is sent beside one that has not been answered for this long, in ms: it may be stuck. */
+const SLOW_MS = 25;
+
+/** At most so many at once: a statement that is stuck must not hold up all others, nor take every connection. */
 const MAX_STATEMENTS = 2;
 
 /**
- * Gathers items that come while statements are in flight and hands them on together, so that many small writes share
+ * Gathers items that come while a statement is in flight and hands them on together, so that many small writes share
  * a round trip under load and none waits when there is none. `execute` gives one result per item, in order; when it
  * rejects, every item of that statement rejects.
  */
@@ -19,6 +22,8 @@ export class StatementBatch<Item, Result> {
   private waiting: Waiting<Item, Result>[] = [];
   private statements = 0;
   private scheduled = false;
+  private sentAt = 0;
+  private slow: NodeJS.Timeout | undefined;
 
   constructor(private readonly execute: (items: readonly Item[]) => Promise<readonly Result[]>) {}
 
@@ -31,6 +36,17 @@ export class StatementBatch<Item, Result> {
 
   private schedule(): void {
     if (this.scheduled || this.waiting.length === 0 || this.statements >= MAX_STATEMENTS) return;
+    if (this.statements > 0) {
+      // One timer while there is something to wait for, whatever the number of items.
+      this.slow ??= setTimeout(
+        () => {
+          this.slow = undefined;
+          if (this.statements < MAX_STATEMENTS) void this.flush();
+        },
+        Math.max(1, this.sentAt + SLOW_MS - performance.now()),
+      );
+      return;
+    }
     this.scheduled = true;
     // After the current tick, so that what is submitted together travels together.
     queueMicrotask(() => {
@@ -42,7 +58,11 @@ export class StatementBatch<Item, Result> {
 
   private async flush(): Promise<void> {
     const batch = this.waiting.splice(0, MAX_ITEMS);
+    if (batch.length === 0) return;
+    clearTimeout(this.slow);
+    this.slow = undefined;
     this.statements += 1;
+    this.sentAt = performance.now();
     try {
       const results = await this.execute(batch.map(({ item }) => item));
       for (const [index, waiter] of batch.entries()) waiter.resolve(results[index] as Result);

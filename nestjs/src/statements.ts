@@ -1,48 +1,88 @@
-import type { SqlRunner } from './driver.js';
+import type { SqlRunner, Statement } from './driver.js';
 
 // Every statement the module sends, one function each. Rows are locked in the order (event_id, listener) everywhere,
 // deliveries before the event: two processes at work on the same events wait for each other and never deadlock.
 
-/** Whether event_backups has both optional columns; false too where the table cannot be seen. */
-export async function hasPublisherColumns(sql: SqlRunner): Promise<boolean> {
+/** Columns that event_backups may have beside the plan's own; each is filled where it is there. */
+export const OPTIONAL_COLUMNS = ['published_by', 'published_hash', 'service_version', 'traceparent'] as const;
+
+/** A word of OPTIONAL_COLUMNS. */
+export type OptionalColumn = (typeof OPTIONAL_COLUMNS)[number];
+
+/** Which of the optional columns event_backups has; none too where the table cannot be seen. */
+export async function selectOptionalColumns(sql: SqlRunner): Promise<OptionalColumn[]> {
   const { rows } = await sql.run(
-    `/* counterfoil find-publisher-columns */
-select count(*) = 2 as present from pg_attribute
-where attrelid = to_regclass('event_backups') and attname in ('published_by', 'published_hash') and not attisdropped`,
-    [],
+    `/* counterfoil select-optional-columns */
+select attname::text as name from pg_attribute
+where attrelid = to_regclass('event_backups') and attname = any($1::name[]) and not attisdropped`,
+    [OPTIONAL_COLUMNS],
   );
-  return rows[0]?.present === true;
+  const found = new Set(rows.map(({ name }) => name));
+  return OPTIONAL_COLUMNS.filter((column) => found.has(column));
 }
 
 /** A row of event_backups to write. */
-export interface NewEvent {
+export interface NewEvent extends Partial<Record<OptionalColumn, string | null>> {
   eventId: string;
   eventName: string;
   payloadText: string;
 }
 
-/** Writes the event into the caller's transaction. */
-export async function insertEvent(sql: SqlRunner, event: NewEvent): Promise<void> {
-  await sql.run(
-    `/* counterfoil insert-event */
-insert into event_backups (event_id, event_name, payload, status) values ($1::text, $2::text, $3::jsonb, 'pending')`,
-    [event.eventId, event.eventName, event.payloadText],
-  );
+/** The columns to fill as they stand in the text of an insert, and their values. */
+function rowOf(
+  event: NewEvent,
+  columns: readonly OptionalColumn[],
+): { names: string; places: string; values: (string | null)[] } {
+  const values: (string | null)[] = [event.eventId, event.eventName, event.payloadText];
+  let names = '';
+  let places = '';
+  for (const column of columns) {
+    names += `, ${column}`;
+    places += `, $${values.push(event[column] ?? null)}::text`;
+  }
+  return { names, places, values };
 }
 
-/** The same, saying which pod of which version has published it. */
-export async function insertAttributedEvent(
-  sql: SqlRunner,
+// The two inserts are put together from the words of OPTIONAL_COLUMNS alone, one text for each set of columns found.
+
+/** Writes the event into the caller's transaction. */
+export function insertEvent(event: NewEvent, columns: readonly OptionalColumn[]): Statement {
+  const { names, places, values } = rowOf(event, columns);
+  return {
+    sql: `/* counterfoil insert-event */
+insert into event_backups (event_id, event_name, payload, status${names})
+values ($1::text, $2::text, $3::jsonb, 'pending'${places})`,
+    params: values,
+  };
+}
+
+/**
+ * The same, with its listeners claimed under one lease: for a write that nothing but COMMIT can follow, so that the
+ * rows and the lease are there exactly when the commit is acknowledged.
+ */
+export function insertClaimedEvent(
   event: NewEvent,
-  publishedBy: string | null,
-  publishedHash: string | null,
-): Promise<void> {
-  await sql.run(
-    `/* counterfoil insert-attributed-event */
-insert into event_backups (event_id, event_name, payload, status, published_by, published_hash)
-values ($1::text, $2::text, $3::jsonb, 'pending', $4::text, $5::text)`,
-    [event.eventId, event.eventName, event.payloadText, publishedBy, publishedHash],
-  );
+  columns: readonly OptionalColumn[],
+  { listeners, leaseOwner }: Pick<Claim, 'listeners' | 'leaseOwner'>,
+  leaseMs: number,
+): Statement {
+  const { names, places, values } = rowOf(event, columns);
+  const params: unknown[] = values;
+  const next = values.length + 1;
+  return {
+    sql: `/* counterfoil insert-claimed-event */
+with published as (
+  insert into event_backups (event_id, event_name, payload, status${names})
+  values ($1::text, $2::text, $3::jsonb, 'pending'${places})
+  returning event_id
+)
+insert into event_deliveries (event_id, listener, status, lease_owner, lease_until, attempts)
+select p.event_id, l.listener, 'running', $${next}::text,
+  clock_timestamp() + $${next + 1}::integer * interval '1 millisecond', 1
+from published p cross join unnest($${next + 2}::text[]) as l (listener)
+order by l.listener`,
+    params: [...params, leaseOwner, leaseMs, listeners],
+  };
 }
 
 /** A stored event. The payload stays text, so that each listener gets a copy of its own. */
@@ -51,14 +91,17 @@ export interface StoredEvent {
   eventName: string;
   payloadText: string;
   status: 'pending' | 'processed';
+  /** The trace in which it was published, where the table has the column. */
+  traceparent?: string | null | undefined;
 }
 
 /** The stored events among these ids. */
 export async function selectEvents(sql: SqlRunner, eventIds: readonly string[]): Promise<StoredEvent[]> {
   const { rows } = await sql.run(
     `/* counterfoil select-events */
-select event_id as "eventId", event_name as "eventName", payload::text as "payloadText", status
-from event_backups where event_id = any($1::text[])`,
+select b.event_id as "eventId", b.event_name as "eventName", b.payload::text as "payloadText", b.status,
+  to_jsonb(b) ->> 'traceparent' as "traceparent"
+from event_backups b where b.event_id = any($1::text[])`,
     [eventIds],
   );
   return rows as unknown as StoredEvent[];
@@ -95,7 +138,7 @@ export async function claimListeners(
 insert into event_deliveries as d (event_id, listener, status, lease_owner, lease_until, attempts)
 select c.event_id, c.listener, 'running', c.lease_owner, clock_timestamp() + $4::integer * interval '1 millisecond', 1
 from unnest($1::text[], $2::text[], $3::text[]) as c (event_id, listener, lease_owner)
-join event_backups b on b.event_id = c.event_id and b.status = 'pending'
+where exists (select 1 from event_backups b where b.event_id = c.event_id and b.status = 'pending')
 order by c.event_id, c.listener
 on conflict (event_id, listener) do update
 set status = 'running', lease_owner = excluded.lease_owner,

@@ -236,14 +236,17 @@ test('retired again after a restoration, the backup holds the rows of both and t
   expect(await rowsOf('domain_events_backup')).toEqual(before);
 });
 
-test('a backup that does not take a row as it is stops the retirement, and nothing is dropped', async () => {
+test.each([
+  ['loses a row', 'return null;'],
+  ['changes a row', `new.error := 'changed'; return new;`],
+])('a backup that %s stops the retirement, and nothing is dropped', async (_, body) => {
   await addOutboxRow(database, { status: 'published' });
   await retire();
   await restore();
   // What a trigger left behind by somebody could do.
   await database.query(`
-    create function forget() returns trigger language plpgsql as $$ begin return null; end $$;
-    create trigger forget before insert on domain_events_backup for each row execute function forget();`);
+    create function meddle() returns trigger language plpgsql as $$ begin ${body} end $$;
+    create trigger meddle before insert on domain_events_backup for each row execute function meddle();`);
   await expect(retire()).rejects.toMatchObject({ code: '22000' });
   expect(await statuses(database)).toEqual({ published: 1 });
 });

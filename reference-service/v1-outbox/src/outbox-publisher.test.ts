@@ -22,7 +22,8 @@ let lines: string[];
 let metrics: Metrics;
 beforeEach(async () => {
   database = await createOutboxDatabase();
-  pool = new Pool({ connectionString: database.url });
+  // Who waits for a lock longer than a test takes has found a fault.
+  pool = new Pool({ connectionString: database.url, options: '-c lock_timeout=5s' });
   pool.on('error', () => undefined);
   lines = [];
   metrics = new Metrics();
@@ -76,7 +77,10 @@ test('bills what is pending, marks it published and counts it; a published row i
 });
 
 test('takes the oldest rows, and never more than a batch', async () => {
-  const older = await addOutboxRow(database, { status: 'processing', claimedMinutesAgo: 10 });
+  // Its id is the last, so that only its age puts it first.
+  const older = 'zzz';
+  const id = await addOutboxRow(database, { status: 'processing', claimedMinutesAgo: 10 });
+  await database.query('update domain_events set id = $2 where id = $1', [id, older]);
   for (let n = 0; n < 4; n += 1) await addOutboxRow(database);
   expect(await publisher({ batchSize: 2 }).publishBatch()).toBe(2);
   expect(await statuses(database)).toEqual({ pending: 3, published: 2 });
@@ -95,6 +99,18 @@ test('a row whose claim has run out is taken up again, one under a live claim is
   await publisher().publishBatch();
   expect(await billCounts(database, [stuck, live])).toEqual([1, 0]);
   expect(await statuses(database)).toEqual({ processing: 1, published: 1 });
+});
+
+test('a row that another publisher is claiming at this moment is passed over, not waited for', async () => {
+  const [taken, free] = [randomUUID(), randomUUID()];
+  const eventId = await addOutboxRow(database, { sessionId: taken });
+  await addOutboxRow(database, { sessionId: free });
+  const other = await openTransaction(database.url, 'select id from domain_events where id = $1 for update', [
+    eventId,
+  ]);
+  expect(await publisher().publishBatch()).toBe(1);
+  expect(await billCounts(database, [taken, free])).toEqual([0, 1]);
+  await other.end('rollback');
 });
 
 test('two publishers share the rows: neither waits for the other, and each row is claimed once', async () => {

@@ -15,6 +15,7 @@ import {
   startContender,
 } from './bench-service-contenders.ts';
 import type { PacedResult } from './bench-service-load.ts';
+import { measurePredecessor, predecessorSessions } from './bench-service-predecessor.ts';
 import { summarizeProfile } from './bench-service-profile.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createProgress } from './progress.ts';
@@ -43,8 +44,9 @@ const FIRST_SESSION = 100_000_000_000;
 const CLIENT_CHOICES = [4, 8, 16, 32, 64];
 /** Connections of the service and of the bare loops, so that the number of clients decides. */
 const POOL_SIZE = 20;
-/** Events under way in the service at full speed; below its MAX_IN_FLIGHT, so that none is left for a replay. */
-const IN_FLIGHT_CHOICES = [16, 32, 64];
+/** Events under way in the service at full speed; at most MAX_IN_FLIGHT, so that none is left for a replay. */
+const MAX_IN_FLIGHT = 150;
+const IN_FLIGHT_CHOICES = [32, 64, 128];
 
 interface BenchResult {
   readonly eventsPerSecond: number;
@@ -55,7 +57,7 @@ interface BenchResult {
   readonly publishToProcessedP99Ms: number;
   readonly cpuShareAt500: number;
   readonly rssMb: number;
-  readonly predecessorPublishToProcessedP50Ms: number | null;
+  readonly predecessorPublishToProcessedP50Ms: number;
 }
 
 const goals: Readonly<Partial<Record<keyof BenchResult, { least?: number; most?: number }>>> = {
@@ -153,14 +155,16 @@ async function openBench(url: string, folder: string, profileFolder: string | un
   ]) {
     await client.query(readFileSync(path(name), 'utf8'));
   }
-  const environment = { DATABASE_URL: url, POOL_SIZE: String(POOL_SIZE) };
+  const environment = {
+    DATABASE_URL: url,
+    POOL_SIZE: String(POOL_SIZE),
+    MAX_IN_FLIGHT: String(MAX_IN_FLIGHT),
+  };
   const contenders = await Promise.all([
-    startContender(
-      'bench-service-worker.ts',
-      folder,
-      environment,
-      profileFolder === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileFolder}`],
-    ),
+    startContender('bench-service-worker.ts', folder, environment, [
+      ...flagsOfService(),
+      ...(profileFolder === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileFolder}`]),
+    ]),
     startContender('bench-service-bare.ts', folder, { ...environment, BENCH_COMMITS: '1' }),
     startContender('bench-service-bare.ts', folder, { ...environment, BENCH_COMMITS: '3' }),
   ]);
@@ -177,6 +181,14 @@ async function openBench(url: string, folder: string, profileFolder: string | un
       await client.end();
     },
   };
+}
+
+/** The flags that the service is started with, such as those for its memory. */
+function flagsOfService(): string[] {
+  const { scripts } = JSON.parse(readFileSync(path('reference-service/package.json'), 'utf8')) as {
+    scripts: Record<string, string>;
+  };
+  return (scripts.start ?? '').split(/\s+/).filter((word) => word.startsWith('--'));
 }
 
 /** Every round begins with the same rows: sessions that are not completed, and nothing else. */
@@ -264,7 +276,7 @@ async function measure(bench: Bench, rounds: number, seconds: number, full: bool
   const names = (Object.keys(run) as (keyof typeof run)[]).filter(
     (name) => version !== undefined || !name.startsWith('pgbench'),
   );
-  const progress = createProgress(full ? 4 : 3);
+  const progress = createProgress(full ? 5 : 4);
   const clients = await progress.step('finding the best number of clients for each', async (report) => {
     const best = new Map<keyof typeof run, { clients: number; perSecond: number }>();
     for (const [index, name] of names.entries()) {
@@ -300,7 +312,14 @@ async function measure(bench: Bench, rounds: number, seconds: number, full: bool
         runPacedRound(bench, 'service', FULL_SECONDS),
       )
     : undefined;
+  const predecessor = await progress.step('the predecessor, which polls every 30 s', async (report) => {
+    const { first } = await freshSessions(bench, predecessorSessions);
+    return await measurePredecessor(bench.url, bench.client, first, report);
+  });
   process.stdout.write(tables(fullSpeed, clients, paced, long));
+  process.stdout.write(
+    `The predecessor, publish to processed: p50 ${Math.round(predecessor.p50)} ms, p99 ${Math.round(predecessor.p99)} ms.\n`,
+  );
   const ofRounds = (get: (service: PacedResult, bare: PacedResult) => number) =>
     median(paced.service.map((service, index) => get(service, paced.bare[index] as PacedResult)));
   const service = fullSpeed.get('service') ?? [];
@@ -332,7 +351,7 @@ async function measure(bench: Bench, rounds: number, seconds: number, full: bool
       3,
     ),
     rssMb: Math.round((long ?? (paced.service.at(-1) as PacedResult)).lastRssMb),
-    predecessorPublishToProcessedP50Ms: null,
+    predecessorPublishToProcessedP50Ms: Math.round(predecessor.p50),
   };
 }
 

@@ -12,11 +12,13 @@ import { EVENT, eventually, type Gate, gate, startTrial, type Trial } from './te
 /** What the listeners of this file do; set by each test. */
 let bill: () => Promise<void> | void;
 let notify: () => Promise<void> | void;
+let seen: (payload: unknown) => void;
 
 @Injectable()
 class Listeners {
   @OnBackedEvent(EVENT)
-  async bill(): Promise<void> {
+  async bill(payload: unknown): Promise<void> {
+    seen(payload);
     await bill();
   }
   @OnBackedEvent(EVENT)
@@ -36,6 +38,7 @@ afterAll(async () => {
 beforeEach(() => {
   bill = () => undefined;
   notify = () => undefined;
+  seen = () => undefined;
 });
 afterEach(async () => {
   for (const trial of trials.splice(0)) {
@@ -183,7 +186,7 @@ test('a listener past its deadline loses its lease, and the event can be replaye
 });
 
 test('beyond the bound on work in flight events stay pending, and a replay waits for room', async () => {
-  const trial = await start({ maxInFlight: 1 });
+  const trial = await start({ maxInFlight: 1, maxWaiting: 0 });
   const slow = gate();
   let runs = 0;
   bill = () => {
@@ -205,6 +208,51 @@ test('beyond the bound on work in flight events stay pending, and a replay waits
   slow.open();
   expect((await answer).body.results).toEqual([{ eventId: second, outcome: 'processed' }]);
   expect(await isProcessed(database, first)).toBe(true);
+});
+
+test('a burst waits for room in its order, up to the bounds on waiting, and the rest stays pending', async () => {
+  const trial = await start({ maxInFlight: 1, maxWaiting: 3, maxWaitingLength: 40 });
+  const slow = gate();
+  const run: unknown[] = [];
+  bill = () => slow.opened;
+  seen = (payload) => run.push((payload as { n: number }).n);
+  const ids = [await trial.publish({ n: 0 })];
+  await eventually('the first run', () => run.length === 1);
+  for (const payload of [{ n: 1 }, { n: 2, note: 'longer than is left' }, { n: 3 }, { n: 4 }, { n: 5 }]) {
+    ids.push(await trial.publish(payload));
+  }
+  expect([trial.deliveries.inFlight, trial.deliveries.waiting]).toEqual([1, 3]);
+  slow.open();
+  const [, , tooLong = '', , , tooMany = ''] = ids;
+  await eventually('all that waited', () => trial.deliveries.inFlight === 0);
+  expect(run).toEqual([0, 1, 3, 4]);
+  for (const left of [tooLong, tooMany]) {
+    expect(await eventRow(database, left)).toEqual({ status: 'pending', processed: false });
+    expect(await deliveryRows(database, left)).toEqual([]);
+  }
+  expect((await trial.replay([tooLong, tooMany])).body.results.map(({ outcome }) => outcome)).toEqual([
+    'processed',
+    'processed',
+  ]);
+});
+
+test('what only waits when shutdown ends is not started, and is logged with what was in work', async () => {
+  const trial = await start({ maxInFlight: 1, drainDeadlineMs: 50 });
+  const slow = gate();
+  let runs = 0;
+  bill = () => {
+    runs += 1;
+    return slow.opened;
+  };
+  await trial.publish();
+  await eventually('the run', () => runs === 1);
+  const waiting = await trial.publish();
+  await trial.deliveries.drain();
+  expect(trial.log.lines.find((line) => line.includes('Stopping with events in work'))).toContain(waiting);
+  slow.open();
+  await eventually('the end of the run', () => trial.deliveries.inFlight === 0);
+  expect(runs).toBe(1);
+  expect(await deliveryRows(database, waiting)).toEqual([]);
 });
 
 test('shutdown waits for the listeners in work, and starts no replay meanwhile', async () => {

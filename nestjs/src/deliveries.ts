@@ -19,6 +19,7 @@ import {
   renewLeases,
 } from './statements.js';
 import { findTraceApi, inLinkedSpan } from './tracing.js';
+import { WaitingEvents } from './waiting-events.js';
 
 /** An event to deliver. */
 export interface DeliverableEvent {
@@ -139,13 +140,15 @@ const MAX_WAITING = 1_000;
 
 /**
  * Runs listeners and keeps their record: claim, run each on its own, record each, close the event after the last.
- * Holds at most `maxInFlight` events, renews the leases of what it holds, and waits for it at shutdown. Never emits
+ * Works on at most `maxInFlight` events, keeps a bounded number waiting, renews the leases of those in work, and waits
+ * for all at shutdown. Never emits
  * on the event emitter: there a failing listener hides the outcome of its siblings.
  */
 @Injectable()
 export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private readonly logger = new Logger('Counterfoil');
   private readonly inWork = new Map<string, InWork>();
+  private readonly queue: WaitingEvents;
   private readonly turns = new OrderedTurns();
   private readonly claims: StatementBatch<Claim, ClaimedListener[]>;
   private readonly marks: StatementBatch<Mark, Marked>;
@@ -166,6 +169,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     @Inject(METRICS) private readonly metrics: EventMetrics,
   ) {
     const { driver, listenerLeaseMs } = options;
+    this.queue = new WaitingEvents(options.maxWaiting, options.maxWaitingLength);
     this.processId = `${options.publishedBy ?? 'process'}/${randomUUID()}`;
     this.claims = new StatementBatch((claims) => claimListeners(driver, claims, listenerLeaseMs));
     this.marks = new StatementBatch((marks) => markListeners(driver, marks));
@@ -192,6 +196,11 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     return this.inWork.size;
   }
 
+  /** How many events just committed wait for room among those in work. */
+  get waiting(): number {
+    return this.queue.size;
+  }
+
   /** Delivers an event just committed. Returns at once; what it cannot take stays pending for a replay. */
   emit(event: DeliverableEvent): void {
     const { eventId, eventName } = event;
@@ -202,8 +211,8 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     }
     if (this.inWork.has(eventId)) return;
     const work = this.takeRoom(event, true);
-    if (work === undefined) this.leaveForRoom(event);
-    else void this.claimAndRun(work, 'Event published');
+    if (work !== undefined) void this.claimAndRun(work, 'Event published');
+    else if (this.phase === 'closed' || !this.queue.add(event)) this.leaveForRoom(event);
   }
 
   /**
@@ -252,12 +261,12 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     }
     if (signal.aborted) {
       // It may have been woken for room that it does not take.
-      this.wakeRoomWaiter();
+      this.fillRoom();
       return { kind: 'at_capacity' };
     }
     onStart();
     if (this.inWork.has(event.eventId)) {
-      this.wakeRoomWaiter();
+      this.fillRoom();
       return { kind: 'in_flight' };
     }
     const work = this.takeRoom(event, false);
@@ -276,7 +285,8 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private async waitUntilIdle(): Promise<void> {
     this.phase = 'draining';
     if (this.inWork.size > 0) {
-      this.logger.log({ message: 'Waiting for events in work', count: this.inWork.size });
+      const counts = { count: this.inWork.size, waiting: this.queue.size };
+      this.logger.log({ message: 'Waiting for events in work', ...counts });
       const idle = Promise.withResolvers<void>();
       this.onIdle = idle.resolve;
       const deadline = setTimeout(idle.resolve, this.options.drainDeadlineMs);
@@ -287,7 +297,9 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     this.closing.abort();
     for (const wake of this.roomWaiters) wake();
     clearInterval(this.renewal);
-    this.metrics.drained(this.inWork.size);
+    const unstarted = this.queue.clear();
+    for (const { eventName } of unstarted) this.metrics.leftPending(eventName, 'shutdown');
+    this.metrics.drained(this.inWork.size + unstarted.length);
     if (this.inWork.size > 0) {
       const left = [...this.inWork.values()];
       this.logger.error({
@@ -298,6 +310,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
           eventName,
           listeners: [...open.keys()],
         })),
+        waiting: unstarted.map(({ eventId }) => eventId),
       });
       for (const work of left) {
         if (work.live && !work.over) this.metrics.leftPending(work.event.eventName, 'shutdown');
@@ -557,11 +570,28 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     this.inWork.delete(work.event.eventId);
     // Of an event that never ran. To end a turn twice does nothing.
     if (work.turns !== undefined && !work.started) for (const turn of work.turns.values()) turn.end();
-    this.wakeRoomWaiter();
+    this.fillRoom();
     if (this.inWork.size === 0) this.onIdle?.();
   }
 
-  /** One place is free: the one that waits longest may try. */
+  /** One place is free: for the event that has waited longest, else for a replay. */
+  private fillRoom(): void {
+    while (this.hasRoom() && this.phase !== 'closed') {
+      const next = this.queue.take();
+      if (next === undefined) {
+        this.wakeRoomWaiter();
+        return;
+      }
+      // A replay may have been faster.
+      if (this.inWork.has(next.event.eventId)) continue;
+      const work = this.takeRoom(next.event, true);
+      if (work === undefined) return;
+      work.since = next.since;
+      void this.claimAndRun(work, 'Event published');
+    }
+  }
+
+  /** The replay that waits longest may try. */
   private wakeRoomWaiter(): void {
     const [wake] = this.roomWaiters;
     if (wake === undefined) return;

@@ -58,8 +58,15 @@ export interface CounterfoilOptions<Handle = unknown> {
   listenerDeadlineMs?: number | undefined;
   /** How long shutdown waits for running listeners, in ms (default 25 000, below Kubernetes' 30 s). */
   drainDeadlineMs?: number | undefined;
-  /** How many events may be in work in this process (default 100); beyond it rows stay pending for a replay. */
+  /** How many events may be in work in this process (default 100); beyond it they wait. */
   maxInFlight?: number | undefined;
+  /**
+   * How many published events may wait for room, first in, first out (default ten times `maxInFlight`); beyond it they
+   * stay pending for a replay.
+   */
+  maxWaiting?: number | undefined;
+  /** How much payload may wait with them, in characters of JSON (default 16 MiB); beyond it as for `maxWaiting`. */
+  maxWaitingLength?: number | undefined;
 }
 
 /** The options with every default filled in. */
@@ -69,6 +76,8 @@ export interface ResolvedOptions extends CounterfoilOptions {
   listenerDeadlineMs: number;
   drainDeadlineMs: number;
   maxInFlight: number;
+  maxWaiting: number;
+  maxWaitingLength: number;
 }
 
 /** Options that cannot be used; names the settings, never their values. */
@@ -94,14 +103,17 @@ export function resolveOptions(options: CounterfoilOptions): ResolvedOptions {
     listenerDeadlineMs: options.listenerDeadlineMs ?? 900_000,
     drainDeadlineMs: options.drainDeadlineMs ?? 25_000,
     maxInFlight: options.maxInFlight ?? 100,
+    maxWaiting: options.maxWaiting ?? 10 * (options.maxInFlight ?? 100),
+    maxWaitingLength: options.maxWaitingLength ?? 16 * 1024 * 1024,
   };
   const problems: string[] = [];
   for (const name of ['listenerLeaseMs', 'listenerDeadlineMs', 'maxInFlight'] as const) {
     if (!Number.isSafeInteger(resolved[name]) || resolved[name] < 1)
       problems.push(`${name} must be a positive integer`);
   }
-  if (!Number.isSafeInteger(resolved.drainDeadlineMs) || resolved.drainDeadlineMs < 0) {
-    problems.push('drainDeadlineMs must be an integer of at least 0');
+  for (const name of ['drainDeadlineMs', 'maxWaiting', 'maxWaitingLength'] as const) {
+    if (!Number.isSafeInteger(resolved[name]) || resolved[name] < 0)
+      problems.push(`${name} must be an integer of at least 0`);
   }
   if (!PAYLOAD_FIELD.test(resolved.sessionKey)) {
     problems.push('sessionKey must be the name of a payload field, of letters, digits and _');

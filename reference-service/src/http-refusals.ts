@@ -69,6 +69,10 @@ function messageOf(error: unknown, status: number): unknown {
   if (!(error instanceof HttpException)) return STATUS_CODES[status];
   const answer = error.getResponse();
   const message = typeof answer === 'object' ? (answer as { message?: unknown }).message : answer;
+  // The router's own text quotes method and path.
+  if (status === 404 && typeof message === 'string' && message.startsWith('Cannot ')) {
+    return 'there is no such endpoint';
+  }
   // Our own 400s are lists. A text comes from a parser, which quotes the body or the path that it could not read.
   return status === 400 && !Array.isArray(message)
     ? 'the request could not be read: send valid JSON'

@@ -104,4 +104,5 @@ export class CorrectionsController {
 
 /** However the two names are written. */
 const samePerson = (one: string, other: string): boolean => folded(one) === folded(other);
-const folded = (name: string): string => name.normalize('NFKC').trim().toLowerCase();
+// Upper case first: it is what makes two letters of an ß.
+const folded = (name: string): string => name.normalize('NFKC').trim().toUpperCase().toLowerCase();

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import { deferred } from './deferred.js';
 import { errorCode, isRetryable } from './error-code.js';
 import { type BackedListener, ListenerRegistry } from './listener-registry.js';
 import { type EventMetrics, type LeftPendingReason, METRICS } from './metrics.js';
@@ -253,7 +254,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   async attemptWhenRoom(event: DeliverableEvent, signal: AbortSignal, onStart: () => void): Promise<Attempt> {
     while (!this.inWork.has(event.eventId) && !this.hasRoom() && this.phase !== 'closed' && !signal.aborted) {
       if (this.roomWaiters.size >= MAX_WAITING) return { kind: 'at_capacity' };
-      const { promise, resolve } = Promise.withResolvers<void>();
+      const { promise, resolve } = deferred<void>();
       this.roomWaiters.add(resolve);
       signal.addEventListener('abort', () => resolve(), { once: true });
       await promise;
@@ -287,7 +288,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     if (this.inWork.size > 0) {
       const counts = { count: this.inWork.size, waiting: this.queue.size };
       this.logger.log({ message: 'Waiting for events in work', ...counts });
-      const idle = Promise.withResolvers<void>();
+      const idle = deferred<void>();
       this.onIdle = idle.resolve;
       const deadline = setTimeout(idle.resolve, this.options.drainDeadlineMs);
       await idle.promise;

@@ -1,3 +1,4 @@
+import { deferred } from './deferred.js';
 import type { BackedListener } from './listener-registry.js';
 
 /** One listener's place behind the events of the same aggregate that came before. */
@@ -34,7 +35,7 @@ export class OrderedTurns {
 
   private take(key: string): Turn {
     const come = this.last.get(key) ?? Promise.resolve();
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const { promise, resolve } = deferred<void>();
     // Whoever comes next waits for this one, and by it for all before.
     const over = come.then(() => promise);
     this.last.set(key, over);

@@ -17,6 +17,5 @@ create index event_backups_created_at on event_backups (created_at);
 -- From a session to its events: the cause of a missing bill without a scan of the window.
 create index event_backups_session_id on event_backups ((payload ->> 'sessionId'));
 
--- Optional: which pod and which pod template published an event, so that lost events are attributed to a version.
--- The module fills both columns where both exist, and looks for them once per process.
--- alter table event_backups add column published_by text, add column published_hash text;
+-- Which pod and version published an event, and in which trace: the columns of event_backups.extend.sql, each filled by the
+-- module where it is there.

@@ -32,7 +32,7 @@ let trial: Trial;
 let health: CounterfoilHealth;
 beforeEach(async () => {
   bill = () => undefined;
-  trial = await startTrial(database.url, [Billing], { maxInFlight: 1 });
+  trial = await startTrial(database.url, [Billing], { maxInFlight: 1, maxWaiting: 4 });
   health = trial.app.get(CounterfoilHealth);
 });
 afterEach(async () => {
@@ -93,15 +93,19 @@ test('a database that hangs makes it not ready within a second, and is asked onc
   }
 });
 
-test('full for a moment is no overload, full at every look for five seconds is, until there is room', async () => {
+test('a queue for a moment is no overload, one at every look for five seconds is, until there is room', async () => {
   const slow = gate();
   bill = () => slow.opened;
-  await trial.publish();
-  await eventually('in flight', () => trial.deliveries.inFlight === 1);
+  for (let count = 0; count < 2; count += 1) await trial.publish();
+  await eventually('one in flight, one waits', () => trial.deliveries.waiting === 1);
   const at = async (now: number) => (await health.ready('counterfoil', now)).counterfoil;
-  expect(await at(1_000)).toEqual({ status: 'up', inFlight: 1 });
-  expect(await at(5_999)).toEqual({ status: 'up', inFlight: 1 });
-  expect(await at(6_000)).toEqual({ status: 'down', reason: 'overloaded', inFlight: 1 });
+  expect(await at(0)).toEqual({ status: 'up', inFlight: 1 });
+  expect(await at(60_000)).toEqual({ status: 'up', inFlight: 1 });
+  await trial.publish();
+  await eventually('two wait', () => trial.deliveries.waiting === 2);
+  expect(await at(101_000)).toEqual({ status: 'up', inFlight: 1 });
+  expect(await at(105_999)).toEqual({ status: 'up', inFlight: 1 });
+  expect(await at(106_000)).toEqual({ status: 'down', reason: 'overloaded', inFlight: 1 });
   expect(health.live().counterfoil.status).toBe('up');
   slow.open();
   await eventually('idle', () => trial.deliveries.inFlight === 0);

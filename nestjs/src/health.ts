@@ -5,6 +5,7 @@ import {
   type OnModuleDestroy,
   ServiceUnavailableException,
 } from '@nestjs/common';
+import { deferred } from './deferred.js';
 import { Deliveries } from './deliveries.js';
 import { errorCode } from './error-code.js';
 import { OPTIONS, type ResolvedOptions } from './options.js';
@@ -13,7 +14,8 @@ import { OPTIONS, type ResolvedOptions } from './options.js';
 export const NOT_READY_REASONS = {
   stopping: 'shutdown has begun',
   database: 'the database does not answer',
-  overloaded: 'as many events are in work as may be, for some seconds now',
+  overloaded:
+    'half of the events that may wait for room do, for some seconds now: soon they are left pending',
 } as const;
 
 /** A word of NOT_READY_REASONS. */
@@ -28,7 +30,7 @@ export type CounterfoilHealthResult<Key extends string = string> = Record<
 /** A probe asks every few seconds and waits about one, so that the database gets less. */
 const DATABASE_TIMEOUT_MS = 800;
 
-/** Full at one look is a burst; full at every look for this long, in ms, is overload. */
+/** Crowded at one look is a burst; crowded at every look for this long, in ms, is overload. */
 const OVERLOADED_AFTER_MS = 5_000;
 
 /**
@@ -39,7 +41,7 @@ const OVERLOADED_AFTER_MS = 5_000;
 export class CounterfoilHealth implements OnModuleDestroy {
   private readonly logger = new Logger('Counterfoil');
   private stopping = false;
-  private fullSince: number | undefined;
+  private crowdedSince: number | undefined;
   private asking: Promise<boolean> | undefined;
 
   constructor(
@@ -99,12 +101,14 @@ export class CounterfoilHealth implements OnModuleDestroy {
   }
 
   private isOverloaded(now: number): boolean {
-    if (this.deliveries.inFlight < this.options.maxInFlight) {
-      this.fullSince = undefined;
+    const { inFlight, waiting } = this.deliveries;
+    const { maxInFlight, maxWaiting } = this.options;
+    if (inFlight < maxInFlight || waiting < maxWaiting / 2) {
+      this.crowdedSince = undefined;
       return false;
     }
-    this.fullSince ??= now;
-    return now - this.fullSince >= OVERLOADED_AFTER_MS;
+    this.crowdedSince ??= now;
+    return now - this.crowdedSince >= OVERLOADED_AFTER_MS;
   }
 
   private async databaseAnswers(): Promise<boolean> {
@@ -112,7 +116,7 @@ export class CounterfoilHealth implements OnModuleDestroy {
     this.asking ??= this.askDatabase().finally(() => {
       this.asking = undefined;
     });
-    const late = Promise.withResolvers<false>();
+    const late = deferred<false>();
     const timer = setTimeout(() => late.resolve(false), DATABASE_TIMEOUT_MS);
     try {
       return await Promise.race([this.asking, late.promise]);

@@ -25,6 +25,7 @@ export class MetricsStart implements OnModuleInit {
         listeners: this.registry.listenersOf(eventType).map(({ name }) => name),
       })),
       inFlight: () => this.deliveries.inFlight,
+      waiting: () => this.deliveries.waiting,
     });
   }
 }

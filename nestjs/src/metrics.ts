@@ -72,6 +72,8 @@ export interface MetricsDeclaration {
   events: readonly { readonly eventType: string; readonly listeners: readonly string[] }[];
   /** Events in work now, live and replayed; to be read when metrics are asked for. */
   inFlight(): number;
+  /** Events committed that wait for room among them. */
+  waiting(): number;
 }
 
 /**
@@ -79,7 +81,7 @@ export interface MetricsDeclaration {
  * count. Every event type is a declared one or UNDECLARED_EVENT. What a method throws is logged once and goes no further.
  *
  * Of the events that one process publishes, counted by type over its life:
- * `published committed = processed live + left pending + in flight`, except for rows that never came to be (a savepoint
+ * `published committed = processed live + left pending + in flight + waiting`, except for rows that never came to be (a savepoint
  * rolled back inside a committed transaction). The share `left pending / committed` is the loss of a version in its own
  * process: both sides come from one scrape. What dies with the process is in no counter: rows overdue in SQL say that.
  */

@@ -16,17 +16,20 @@ import { REPLAY_OUTCOMES } from './replay.js';
 const EVENT = 'services.session.completed.v1';
 
 let working: number;
+let queued: number;
 const declaration: MetricsDeclaration = {
   serviceVersion: '1.2.3',
   maxInFlight: 100,
   events: [{ eventType: EVENT, listeners: ['bill', 'mail'] }],
   inFlight: () => working,
+  waiting: () => queued,
 };
 
 let registry: Registry;
 let metrics: BoundedMetrics;
 beforeEach(() => {
   working = 0;
+  queued = 0;
   registry = new Registry();
   metrics = new BoundedMetrics(promClientMetrics(registry));
   metrics.declare(declaration);
@@ -98,6 +101,7 @@ test('each call counts once, where it says', async () => {
   metrics.replayed('in_flight');
   metrics.rebuilt('rebuilt');
   working = 7;
+  queued = 11;
   expect(await changed()).toEqual({
     [`event_published_total{event_type="${EVENT}",status="committed"}`]: 1,
     [`event_processed_total{event_type="${EVENT}",status="processed"}`]: 1,
@@ -114,6 +118,7 @@ test('each call counts once, where it says', async () => {
     'counterfoil_replay_results_total{outcome="in_flight"}': 1,
     'counterfoil_rebuilds_total{outcome="rebuilt"}': 1,
     counterfoil_events_in_flight: 7,
+    counterfoil_events_waiting: 11,
   });
 });
 

@@ -79,7 +79,7 @@ export function promClientMetrics(registry: Registry = register): EventMetrics {
   });
   const limit = new Gauge({
     name: 'counterfoil_events_in_flight_limit',
-    help: 'How many events may be in flight; beyond it they stay pending.',
+    help: 'How many events may be in flight; beyond it they wait, and beyond what may wait they stay pending.',
     registers,
   });
   const info = new Gauge({
@@ -88,13 +88,21 @@ export function promClientMetrics(registry: Registry = register): EventMetrics {
     labelNames: ['service_version'],
     registers,
   });
-  const inFlight: (() => number)[] = [];
+  const declared: MetricsDeclaration[] = [];
   new Gauge({
     name: 'counterfoil_events_in_flight',
     help: 'Events in work now, live and replayed.',
     registers,
     collect() {
-      this.set(inFlight.reduce((sum, read) => sum + read(), 0));
+      this.set(declared.reduce((sum, { inFlight }) => sum + inFlight(), 0));
+    },
+  });
+  new Gauge({
+    name: 'counterfoil_events_waiting',
+    help: 'Events committed that wait for room among those in flight.',
+    registers,
+    collect() {
+      this.set(declared.reduce((sum, { waiting }) => sum + waiting(), 0));
     },
   });
 
@@ -119,7 +127,7 @@ export function promClientMetrics(registry: Registry = register): EventMetrics {
       for (const outcome of Object.keys(REBUILD_OUTCOMES)) rebuilds.inc({ outcome }, 0);
       limit.set(declaration.maxInFlight);
       info.set({ service_version: declaration.serviceVersion }, 1);
-      inFlight.push(declaration.inFlight);
+      declared.push(declaration);
     },
     published(eventType, status) {
       published.inc({ event_type: eventType, status });

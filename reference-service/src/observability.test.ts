@@ -19,7 +19,7 @@ afterAll(async () => {
 const metrics = async (): Promise<string> => (await service.get('/metrics')).text;
 
 /** The value of one series; undefined where there is none. */
-function valueOf(
+function seriesOf(
   text: string,
   name: string,
   labels: Readonly<Record<string, string>> = {},
@@ -97,16 +97,16 @@ describe('/metrics', () => {
       expect(status).toBe(200);
       expect(headers.get('content-type')).toContain('text/plain; version=0.0.4');
       for (const eventType of PUBLISHED_EVENTS) {
-        expect(valueOf(text, 'event_published_total', { event_type: eventType, status: 'committed' })).toBe(
+        expect(seriesOf(text, 'event_published_total', { event_type: eventType, status: 'committed' })).toBe(
           0,
         );
-        expect(valueOf(text, 'event_processed_total', { event_type: eventType, status: 'processed' })).toBe(
+        expect(seriesOf(text, 'event_processed_total', { event_type: eventType, status: 'processed' })).toBe(
           0,
         );
-        expect(valueOf(text, 'event_duration_seconds_count', { event_type: eventType })).toBe(0);
+        expect(seriesOf(text, 'event_duration_seconds_count', { event_type: eventType })).toBe(0);
       }
-      expect(valueOf(text, 'event_publish_error_total')).toBe(0);
-      expect(valueOf(text, 'process_resident_memory_bytes')).toBeGreaterThan(0);
+      expect(seriesOf(text, 'event_publish_error_total')).toBe(0);
+      expect(seriesOf(text, 'process_resident_memory_bytes')).toBeGreaterThan(0);
     } finally {
       await fresh.stop();
     }
@@ -115,15 +115,15 @@ describe('/metrics', () => {
   test('counts a published and processed event, and times requests by route and not by path', async () => {
     const eventType = 'services.session.completed.v1';
     const labels = { event_type: eventType, status: 'processed' };
-    const before = valueOf(await metrics(), 'event_processed_total', labels) ?? Number.NaN;
+    const before = seriesOf(await metrics(), 'event_processed_total', labels) ?? Number.NaN;
     const id = await service.completeSession();
     await eventually('processed', () => isProcessed(database, id));
     const text = await eventually('counted', async () => {
       const now = await metrics();
-      return valueOf(now, 'event_processed_total', labels) === before + 1 && now;
+      return seriesOf(now, 'event_processed_total', labels) === before + 1 && now;
     });
     const route = { method: 'POST', route: '/sessions/:id/complete', status: '200' };
-    expect(valueOf(text, 'http_request_duration_seconds_count', route)).toBeGreaterThan(0);
+    expect(seriesOf(text, 'http_request_duration_seconds_count', route)).toBeGreaterThan(0);
     expect(text).not.toContain(id);
   });
 
@@ -132,10 +132,10 @@ describe('/metrics', () => {
     await fetch(`${service.url}/sessions`, { method: 'PROPFIND' }).then((answer) => answer.text());
     const text = await eventually('counted', async () => {
       const now = await metrics();
-      return valueOf(now, 'http_request_duration_seconds_count', { method: 'other' }) !== undefined && now;
+      return seriesOf(now, 'http_request_duration_seconds_count', { method: 'other' }) !== undefined && now;
     });
     expect(
-      valueOf(text, 'http_request_duration_seconds_count', { method: 'GET', route: 'none', status: '404' }),
+      seriesOf(text, 'http_request_duration_seconds_count', { method: 'GET', route: 'none', status: '404' }),
     ).toBeGreaterThan(0);
     expect(text).not.toMatch(/wp-login|PROPFIND/);
   });

@@ -72,6 +72,9 @@ interface Round {
   problems: string[];
 }
 
+const lineWith = (output: string, words: string): string =>
+  output.split('\n').find((line) => line.includes(words)) ?? '';
+
 /** Stops a service under load and says what came of everything it had accepted. */
 async function stopUnderLoad(round: number): Promise<Round> {
   const problems: string[] = [];
@@ -114,9 +117,10 @@ async function stopUnderLoad(round: number): Promise<Round> {
       problems.push(`${done.length} completed, ${load.answered.size} answered`);
 
     const output = service.output();
-    const running = Number(/"count":(\d+),"msg":"Waiting for events in work"/.exec(output)?.[1] ?? 0);
+    const waiting = lineWith(output, 'Waiting for events in work');
+    const running = waiting === '' ? 0 : Number(JSON.parse(waiting).count);
     if (/ends on an error nobody handled/.test(output)) problems.push('an error nobody handled');
-    const left = output.split('\n').find((line) => line.includes('Stopping with events in work')) ?? '';
+    const left = lineWith(output, 'Stopping with events in work');
     if (left === '' && !output.includes('Every event in work is done')) problems.push('no word of the drain');
     for (const { eventId, isPending, bills } of done) {
       if (eventId === null) problems.push('a completed session has no event');

@@ -1,6 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+  type OnModuleInit,
+} from '@nestjs/common';
 import { deferred } from './deferred.js';
 import { errorCode, isRetryable } from './error-code.js';
 import { type BackedListener, ListenerRegistry } from './listener-registry.js';
@@ -146,7 +153,7 @@ const MAX_WAITING = 1_000;
  * on the event emitter: there a failing listener hides the outcome of its siblings.
  */
 @Injectable()
-export class Deliveries implements OnModuleInit, OnApplicationShutdown {
+export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnApplicationShutdown {
   private readonly logger = new Logger('Counterfoil');
   private readonly inWork = new Map<string, InWork>();
   private readonly queue: WaitingEvents;
@@ -155,6 +162,8 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   private readonly marks: StatementBatch<Mark, Marked>;
   private readonly processId: string;
   private claimCount = 0;
+  /** Whether every provider has been initialised: a listener called before might miss what its own start sets up. */
+  private started = false;
   private phase: 'open' | 'draining' | 'closed' = 'open';
   private drained: Promise<void> | undefined;
   private renewal: NodeJS.Timeout | undefined;
@@ -183,6 +192,13 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     await findTraceApi();
   }
 
+  /** Starts what was published while the application started: it has waited as for room. */
+  onApplicationBootstrap(): void {
+    this.started = true;
+    const early = this.queue.clear();
+    for (const event of early) this.emit(event);
+  }
+
   async onApplicationShutdown(): Promise<void> {
     await this.drain();
   }
@@ -205,7 +221,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   /** Delivers an event just committed. Returns at once; what it cannot take stays pending for a replay. */
   emit(event: DeliverableEvent): void {
     const { eventId, eventName } = event;
-    if (this.registry.listenersOf(eventName).length === 0) {
+    if (this.started && this.registry.listenersOf(eventName).length === 0) {
       this.metrics.leftPending(eventName, 'no_listener');
       this.logger.warn({ message: 'Event has no listener and stays pending', eventId, eventName });
       return;
@@ -301,7 +317,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
     const unstarted = this.queue.clear();
     for (const { eventName } of unstarted) this.metrics.leftPending(eventName, 'shutdown');
     this.metrics.drained(this.inWork.size + unstarted.length);
-    if (this.inWork.size > 0) {
+    if (this.inWork.size > 0 || unstarted.length > 0) {
       const left = [...this.inWork.values()];
       this.logger.error({
         message: 'Stopping with events in work; a replay takes them up',
@@ -323,7 +339,7 @@ export class Deliveries implements OnModuleInit, OnApplicationShutdown {
   }
 
   private hasRoom(): boolean {
-    return this.inWork.size < this.options.maxInFlight;
+    return this.started && this.inWork.size < this.options.maxInFlight;
   }
 
   /** Its place among the events in work and in the orders of its listeners; undefined where there is no room. */

@@ -25,8 +25,11 @@ export interface BackedListenerOptions {
    */
   listener?: string;
   /**
-   * A payload field, such as `sessionId`: events of one value of it are given to this listener one at a time. Without
-   * it, events are delivered at once and in no order.
+   * A payload field, such as `sessionId`: events of one value of it are given to this listener one at a time, those of
+   * this process in the order in which their commits were sent, replays among them. It is no promise across
+   * processes: an event published or replayed by another pod runs beside it, one that failed does not hold up those
+   * after it, and one past its deadline lets the next go while it may still run. What must never overlap takes a row
+   * lock of its own. Without it, events are delivered at once and in no order.
    */
   orderBy?: string;
 }

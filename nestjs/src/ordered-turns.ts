@@ -17,6 +17,11 @@ export interface Turn {
 export class OrderedTurns {
   private readonly last = new Map<string, Promise<void>>();
 
+  /** Of how many aggregates a turn is taken. */
+  get size(): number {
+    return this.last.size;
+  }
+
   /** A turn for each listener that asks for an order, by its name; undefined where none does. */
   takeAll(listeners: readonly BackedListener[], payloadText: string): ReadonlyMap<string, Turn> | undefined {
     let turns: Map<string, Turn> | undefined;

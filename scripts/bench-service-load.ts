@@ -32,7 +32,7 @@ export interface Quantiles {
 
 export interface PacedResult {
   readonly events: number;
-  /** Published and not processed within five seconds after the last one was due: left for a replay. */
+  /** Published and left for a replay: no live delivery came to its end any more. */
   readonly leftPending: number;
   readonly seconds: number;
   readonly publishMs: Quantiles;
@@ -54,7 +54,7 @@ export const sessionIdOf = (number: number): string =>
 
 /** In microseconds: no wait of interest is longer than five minutes. */
 const LONGEST_WAIT = 300_000_000;
-/** What is not processed this long after the last event was due has no live delivery any more. */
+/** When nothing has come to its end for so long, the rest has no live delivery any more. */
 const GIVEN_UP_AFTER_MS = 5_000;
 const newHistogram = () => createHistogram({ lowest: 1, highest: LONGEST_WAIT, figures: 3 });
 const note = (histogram: RecordableHistogram, sinceMs: number) =>
@@ -148,14 +148,19 @@ export async function runPaced(
     while (started < total && beganAt + started * everyMs <= now) start(beganAt + started * everyMs);
     await delay(Math.max(0, beganAt + started * everyMs - performance.now()));
   }
-  const used = meter();
-  if (failure === undefined)
-    await Promise.race([allDone, delay(GIVEN_UP_AFTER_MS, undefined, { ref: false })]);
+  // As long as something comes to its end the rest is only late, and how late is measured.
+  for (let before = Number.NaN; failure === undefined && open > 0 && open !== before; ) {
+    before = open;
+    await Promise.race([allDone, delay(GIVEN_UP_AFTER_MS)]);
+  }
   if (failure !== undefined) throw failure;
+  const used = meter();
   return {
     events: total,
     leftPending: open,
-    ...used,
+    seconds: used.seconds,
+    // Of all the work, those that came late included, over the time that was meant for it.
+    cpuShare: (used.cpuShare * used.seconds) / (total / perSecond),
     publishMs: quantiles(publish),
     processedMs: quantiles(process_),
     firstRssMb,

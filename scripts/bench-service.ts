@@ -37,6 +37,8 @@ const help = `Measures completeSession of the built reference service against pg
 const endSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const PACE = 500;
 const FULL_SECONDS = 600;
+/** Three commits one after the other take a few ms; a machine where half of them take longer cannot keep this pace. */
+const SLOW_BARE_MS = 25;
 const CALIBRATION_SECONDS = 2;
 /** More than any contender reaches here: a round never runs out of sessions. */
 const MOST_PER_SECOND = 6_000;
@@ -122,9 +124,10 @@ async function main(): Promise<number> {
         ? await measure(bench, rounds, seconds, options.full)
         : await profile(bench, seconds, options.profile);
     if (result === undefined) return 0;
-    const missed = judge(result);
-    process.stdout.write(verdict(result, missed));
-    if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+    const missed = judge(result.figures);
+    missed.push(...result.problems);
+    process.stdout.write(verdict(result.figures, missed));
+    if (options.json) process.stdout.write(`${JSON.stringify(result.figures)}\n`);
     return options.check && missed.length > 0 ? 1 : 0;
   } finally {
     await bench?.close();
@@ -193,7 +196,7 @@ function flagsOfService(): string[] {
 
 /** Every round begins with the same rows: sessions that are not completed, and nothing else. */
 async function freshSessions({ client }: Bench, count: number): Promise<{ first: number; count: number }> {
-  await client.query('truncate sessions, mentor_payable_ledgers, event_deliveries, event_backups');
+  await client.query('truncate sessions, mentor_payable_ledgers, event_deliveries, event_backups cascade');
   await client.query(
     `insert into sessions (id, contract_id, mentor_id, amount_minor, currency)
      select ('00000000-0000-4000-8000-' || n)::uuid, 'contract-1', 'mentor-1', 4200, 'EUR'
@@ -223,7 +226,12 @@ async function confirm({ client }: Bench, contender: string, events: number, lef
   }
 }
 
-type RunClosed = (clients: number, seconds: number) => Promise<number>;
+interface Closed {
+  readonly perSecond: number;
+  /** CPU time of the contender's own process for one event; pgbench does not tell. */
+  readonly cpuMs: number | undefined;
+}
+type RunClosed = (clients: number, seconds: number) => Promise<Closed>;
 
 /** The contenders at full speed: each gives events per second. */
 function closedContenders(
@@ -233,9 +241,9 @@ function closedContenders(
     (name: string, contender: NodeContender): RunClosed =>
     async (clients, seconds) => {
       const sessions = await freshSessions(bench, Math.ceil(seconds * MOST_PER_SECOND));
-      const { events, seconds: took } = await contender.closed({ sessions, clients, seconds });
+      const { events, seconds: took, cpuShare } = await contender.closed({ sessions, clients, seconds });
       await confirm(bench, name, events);
-      return events / took;
+      return { perSecond: events / took, cpuMs: (cpuShare * took * 1_000) / events };
     };
   const byPgbench =
     (commits: 1 | 3): RunClosed =>
@@ -254,7 +262,7 @@ function closedContenders(
         firstNumber: first - 1,
       });
       await confirm(bench, 'pgbench', ran.events);
-      return ran.perSecond;
+      return { perSecond: ran.perSecond, cpuMs: undefined };
     };
   return {
     pgbench: byPgbench(1),
@@ -264,7 +272,13 @@ function closedContenders(
   };
 }
 
-async function measure(bench: Bench, rounds: number, seconds: number, full: boolean): Promise<BenchResult> {
+interface Measured {
+  readonly figures: BenchResult;
+  /** What makes the run bad beside its figures, or its figures worth little. */
+  readonly problems: readonly string[];
+}
+
+async function measure(bench: Bench, rounds: number, seconds: number, full: boolean): Promise<Measured> {
   const version = await pgbenchVersion();
   if (version === undefined) {
     process.stderr.write(
@@ -281,14 +295,14 @@ async function measure(bench: Bench, rounds: number, seconds: number, full: bool
     const best = new Map<keyof typeof run, { clients: number; perSecond: number }>();
     for (const [index, name] of names.entries()) {
       for (const choice of name === 'service' ? IN_FLIGHT_CHOICES : CLIENT_CHOICES) {
-        const perSecond = await run[name](choice, CALIBRATION_SECONDS);
+        const { perSecond } = await run[name](choice, CALIBRATION_SECONDS);
         if (perSecond > (best.get(name)?.perSecond ?? 0)) best.set(name, { clients: choice, perSecond });
       }
       report((index + 1) / names.length);
     }
     return best;
   });
-  const fullSpeed = new Map<keyof typeof run, number[]>(names.map((name) => [name, []]));
+  const fullSpeed = new Map<keyof typeof run, Closed[]>(names.map((name) => [name, []]));
   await progress.step(`${rounds} rounds at full speed`, async (report) => {
     for (let number = 0; number < rounds; number += 1) {
       for (const name of number % 2 === 0 ? names : names.toReversed()) {
@@ -322,9 +336,10 @@ async function measure(bench: Bench, rounds: number, seconds: number, full: bool
   );
   const ofRounds = (get: (service: PacedResult, bare: PacedResult) => number) =>
     median(paced.service.map((service, index) => get(service, paced.bare[index] as PacedResult)));
-  const service = fullSpeed.get('service') ?? [];
-  const pgbench = fullSpeed.get('pgbench');
-  return {
+  const rates = (name: keyof typeof run) => fullSpeed.get(name)?.map(({ perSecond }) => perSecond);
+  const service = rates('service') ?? [];
+  const pgbench = rates('pgbench');
+  const figures = {
     eventsPerSecond: Math.round(median(service)),
     overPgbench:
       pgbench === undefined
@@ -352,6 +367,22 @@ async function measure(bench: Bench, rounds: number, seconds: number, full: bool
     ),
     rssMb: Math.round((long ?? (paced.service.at(-1) as PacedResult)).lastRssMb),
     predecessorPublishToProcessedP50Ms: Math.round(predecessor.p50),
+  };
+  const left = [...paced.service, ...(long === undefined ? [] : [long])].reduce(
+    (total, { leftPending }) => total + leftPending,
+    0,
+  );
+  const bareP50 = median(paced.bare.map(({ processedMs }) => processedMs.p50));
+  return {
+    figures,
+    problems: [
+      ...(left === 0 ? [] : [`${left} events were left for a replay at ${PACE} a second`]),
+      ...(bareP50 <= SLOW_BARE_MS
+        ? []
+        : [
+            `the bare commits alone took ${bareP50.toFixed(0)} ms at ${PACE} a second: something else keeps this machine busy, and the figures are worth little`,
+          ]),
+    ],
   };
 }
 
@@ -386,21 +417,24 @@ const labels = {
 } as const;
 
 function tables(
-  fullSpeed: ReadonlyMap<keyof typeof labels, number[]>,
+  fullSpeed: ReadonlyMap<keyof typeof labels, Closed[]>,
   clients: ReadonlyMap<keyof typeof labels, { clients: number }>,
   paced: Readonly<Record<'service' | 'bare', PacedResult[]>>,
   long: PacedResult | undefined,
 ): string {
   const line = (label: string, ...cells: (string | number)[]) =>
     label.padEnd(44) + cells.map((cell) => String(cell).padStart(10)).join('');
-  const lines = ['', line('At full speed, events a second', 'clients', 'median', 'best', 'rounds')];
-  for (const [name, rates] of fullSpeed) {
+  const lines = ['', line('At full speed, events a second', 'clients', 'median', 'best', 'CPU ms', 'rounds')];
+  for (const [name, closed] of fullSpeed) {
+    const rates = closed.map(({ perSecond }) => perSecond);
+    const cpu = closed.flatMap(({ cpuMs }) => cpuMs ?? []);
     lines.push(
       line(
         labels[name],
         clients.get(name)?.clients ?? '',
         Math.round(median(rates)),
         Math.round(Math.max(...rates)),
+        cpu.length === 0 ? '' : median(cpu).toFixed(2),
         '',
       ) + rates.map((rate) => String(Math.round(rate)).padStart(6)).join(''),
     );
@@ -431,6 +465,10 @@ function tables(
         shares.map((share) => share.toFixed(2).padStart(6)).join(''),
     );
   }
+  const leftPending = paced.service.map((result) => result.leftPending);
+  lines.push(
+    line('service: left for a replay, events', '', Math.max(...leftPending), Math.min(...leftPending)),
+  );
   const memory = long ?? paced.service.at(-1);
   const first = (long ?? paced.service[0])?.firstRssMb ?? Number.NaN;
   lines.push(
@@ -471,7 +509,7 @@ function verdict(result: BenchResult, missed: readonly string[]): string {
 async function profile(bench: Bench, seconds: number, folder: string): Promise<undefined> {
   const run = closedContenders(bench);
   await run.service(32, CALIBRATION_SECONDS);
-  const perSecond = await run.service(32, seconds);
+  const { perSecond } = await run.service(32, seconds);
   const paced = await runPacedRound(bench, 'service', seconds * 2);
   process.stdout.write(
     `${Math.round(perSecond)} events a second, p99 at ${PACE}/s: ${paced.publishMs.p99.toFixed(2)} ms publish, ${paced.processedMs.p99.toFixed(2)} ms to processed; ${paced.leftPending} left pending; with profiling on, so no figures.\nThe profile is in ${folder}.\n`,

@@ -4,6 +4,8 @@ import type { ParkReason } from './decide.ts';
 import type { EventsTable } from './events-table.ts';
 import { backupStatusOf, NO_CLEAR_ANSWER, outcomeOfBackup } from './statement-parts.ts';
 
+export type EventStatus = 'due' | 'claimed' | 'done' | 'parked' | 'handed_to_outbox';
+
 /** A row that we hold, as it was when it was claimed. */
 export interface ClaimedRow {
   readonly event_id: string;
@@ -12,6 +14,8 @@ export interface ClaimedRow {
   readonly transport_attempts: number;
   readonly unfinished_calls: number;
   readonly last_outcome: string | null;
+  /** Published by an aborted version, and no person has said that it is sent whatever became of its fact. */
+  readonly must_match: boolean;
   /** Milliseconds from its last attempt to the claim; null before the first one. */
   readonly last_attempt_age_ms: number | null;
   /** The database's clock at the claim, in milliseconds since 1970. */
@@ -22,7 +26,7 @@ export interface ClaimedRow {
 export interface OutcomeRow {
   readonly event_id: string;
   readonly claim_token: string;
-  readonly status: 'due' | 'done' | 'parked';
+  readonly status: Exclude<EventStatus, 'claimed'>;
   readonly handler_attempts: number;
   readonly transport_attempts: number;
   readonly unfinished_calls: number;
@@ -94,6 +98,9 @@ export interface Claim {
 
 const claimedColumns = `c.event_id, c.event_name, c.handler_attempts, c.transport_attempts, c.unfinished_calls,
               c.last_outcome,
+              NOT c.match_waived AND c.published_hash IS NOT NULL AND c.published_hash IN (
+                SELECT q.scope ->> 'published_hash' FROM requests AS q
+                 WHERE q.kind = 'replay' AND q.scope ? 'published_hash' AND q.status <> 'refused') AS must_match,
               (extract(epoch FROM statement_timestamp() - c.last_attempt_at) * 1000)::double precision
                 AS last_attempt_age_ms,
               (extract(epoch FROM statement_timestamp()) * 1000)::double precision AS claimed_at_ms`;
@@ -261,9 +268,12 @@ export const recordOutcomes = async (
               next_attempt_at = coalesce(to_timestamp(o.next_attempt_at_ms / 1000), r.next_attempt_at),
               parked_at = CASE o.status WHEN 'parked' THEN clock_timestamp() END, parked_reason = o.parked_reason,
               finished_at = CASE o.status WHEN 'done' THEN clock_timestamp() END,
+              -- Kept by what only the outbox has ended: the events table still says pending.
+              handed_at = CASE o.status WHEN 'handed_to_outbox' THEN clock_timestamp() WHEN 'done' THEN NULL
+                                        ELSE r.handed_at END,
               listeners_digest = coalesce(o.listeners_digest, r.listeners_digest),
               refused_by_digests =
-                CASE WHEN o.parked_reason IN ('no_listener', 'unknown_version')
+                CASE WHEN o.parked_reason IN ('no_listener', 'unknown_version') AND o.listeners_digest IS NOT NULL
                      THEN (o.listeners_digest || array_remove(r.refused_by_digests, o.listeners_digest))[1:20]
                      ELSE r.refused_by_digests END,
               service_version = coalesce(o.service_version, r.service_version)

@@ -16,6 +16,13 @@ export interface ReplayCounts {
   /** Parked, and done since the row is no longer pending in the events table. */
   parked_ended: number;
   waiting: number;
+  /** Answered "in flight" with an error of the service's database: nothing was begun, and nothing is burnt. */
+  held_up: number;
+  /** Given to the predecessor's outbox; of those, billed since, due again at the endpoint, and not billed in time. */
+  handed: number;
+  handed_settled: number;
+  handed_due_again: number;
+  handed_overdue: number;
   parked: number;
   unparked: number;
   /** Claimed and given back unsent. */
@@ -25,6 +32,13 @@ export interface ReplayCounts {
   calls: number;
   calls_without_answer: number;
   requests: number;
+  /** Findings of requests for a rebuild or a correction: the service did it, later again, a person's. */
+  items_done: number;
+  items_waiting: number;
+  items_given_up: number;
+  item_calls: number;
+  /** Removed, done for longer than they are kept. */
+  purged: number;
   /** Statements of the three that a claimed batch needs. */
   claim_statements: number;
   start_statements: number;
@@ -43,6 +57,11 @@ export const noCounts = (): ReplayCounts => ({
   gone: 0,
   parked_ended: 0,
   waiting: 0,
+  held_up: 0,
+  handed: 0,
+  handed_settled: 0,
+  handed_due_again: 0,
+  handed_overdue: 0,
   parked: 0,
   unparked: 0,
   released: 0,
@@ -50,6 +69,11 @@ export const noCounts = (): ReplayCounts => ({
   calls: 0,
   calls_without_answer: 0,
   requests: 0,
+  items_done: 0,
+  items_waiting: 0,
+  items_given_up: 0,
+  item_calls: 0,
+  purged: 0,
   claim_statements: 0,
   start_statements: 0,
   record_statements: 0,

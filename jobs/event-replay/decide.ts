@@ -5,7 +5,7 @@
  * waits for something outside the event (the endpoint, a handler that is at work).
  */
 
-/** What the endpoint can say of one event. */
+/** What the endpoint can say of one event, and what is said of one that was given to the outbox in its place. */
 export type EventOutcome =
   | 'processed'
   | 'already_processed'
@@ -15,7 +15,8 @@ export type EventOutcome =
   | 'unknown_version'
   | 'invalid_payload'
   | 'outcome_unknown'
-  | 'failed';
+  | 'failed'
+  | 'handed_to_outbox';
 
 /** How a call ended for one event of it. */
 export type CallEnd =
@@ -36,7 +37,8 @@ export type ParkReason =
   | 'no_listener'
   | 'unknown_version'
   | 'invalid_payload'
-  | 'not_retryable';
+  | 'not_retryable'
+  | 'fact_changed';
 
 export interface Attempts {
   /** Calls that reached a handler. */
@@ -50,6 +52,8 @@ export interface Attempts {
 export interface ReplayRow {
   readonly eventId: string;
   readonly attempts: Attempts;
+  /** Whether its fact is still what the payload says; looked at only for events of an aborted version. */
+  readonly fact?: 'agrees' | 'changed';
 }
 
 /** What has happened around the row since its last attempt. */
@@ -79,6 +83,8 @@ export type Decision = { readonly attempts: Attempts } & (
   | { readonly next: 'wait' /** In milliseconds since 1970. */; readonly until: number }
   | { readonly next: 'park'; readonly reason: ParkReason }
   | { readonly next: 'done' }
+  /** Given to the outbox of the service's predecessor: open until its bill is seen. */
+  | { readonly next: 'hand_over' }
 );
 
 /** The longest event id that the endpoint takes; one that is longer would make it refuse the whole call. */
@@ -114,13 +120,14 @@ export function decide(
 }
 
 /** Counters may have grown while nobody looked: a run that was killed, a limit that was lowered. */
-function beforeCall({ eventId, attempts }: ReplayRow, policy: Policy): Decision {
+function beforeCall({ eventId, attempts, fact }: ReplayRow, policy: Policy): Decision {
   if (eventId.length === 0 || eventId.length > LONGEST_EVENT_ID)
     return { next: 'park', reason: 'invalid_payload', attempts };
   if (attempts.unfinished >= policy.unfinishedCalls)
     return { next: 'park', reason: 'crashes_the_service', attempts };
   if (attempts.handler >= policy.handlerAttempts)
     return { next: 'park', reason: 'attempts_exhausted', attempts };
+  if (fact === 'changed') return { next: 'park', reason: 'fact_changed', attempts };
   return { next: 'replay', attempts };
 }
 
@@ -138,6 +145,9 @@ function answered(
       return { next: 'done', attempts: reached };
     case 'already_processed':
       return { next: 'done', attempts: ended };
+    case 'handed_to_outbox':
+      // Burns an attempt, so that what goes to and fro between outbox and endpoint comes to an end.
+      return { next: 'hand_over', attempts: reached };
     case 'in_flight':
       // Somebody's handler is at work, or there is no room: burns nothing, and proves nothing.
       return { next: 'wait', until: later(policy.backoffMs, moment), attempts: before };

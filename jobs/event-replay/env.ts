@@ -4,30 +4,48 @@ import { count, flag, optional, seconds } from '../runtime/config.ts';
 /** As many ids as a person types or pastes; a larger set is a request (table `requests`). */
 const MOST_EVENT_IDS = 1_000;
 
-const replayUrl = z.string({ error: 'is required' }).refine(
+const serviceUrl = optional().refine(
   (text) => {
+    if (text === undefined) return true;
     const url = URL.parse(text);
     return (
       url !== null &&
       (url.protocol === 'http:' || url.protocol === 'https:') &&
       url.username === '' &&
       url.password === '' &&
+      url.search === '' &&
       url.hash === ''
     );
   },
-  { error: 'must be an http or https URL without credentials' },
+  { error: 'must be an http or https URL without credentials and without a query' },
 );
 
 /** Settings of event-replay, beside those that every job shares (jobs/runtime/env.ts). */
 export const eventReplaySettings = {
   /** `once` ends when nothing is due; `continuous` runs until SIGTERM. */
   CF_MODE: z.enum(['once', 'continuous']).default('once'),
-  /** The replay endpoint of the service, such as `http://billing/admin/events/replay`. */
-  CF_REPLAY_URL: replayUrl,
-  /** Bearer token of that endpoint; sent there and nowhere else. */
-  CF_REPLAY_TOKEN: z
-    .string({ error: 'is required' })
-    .regex(/^[\x21-\x7e]+$/, 'must be visible ASCII characters'),
+  /** The replay endpoint of the service, such as `http://billing/admin/events/replay`; below it, one path per fact. */
+  CF_REPLAY_URL: serviceUrl,
+  /** Bearer token of the service's endpoints; sent there and nowhere else. */
+  CF_REPLAY_TOKEN: optional().pipe(
+    z
+      .string()
+      .regex(/^[\x21-\x7e]+$/, 'must be visible ASCII characters')
+      .optional(),
+  ),
+  /** Where the service takes approved corrections; without it they are refused, for a person to carry out. */
+  CF_CORRECTIONS_URL: serviceUrl,
+  /** Instead of the endpoint: a function that takes one event id and gives the event to the predecessor's outbox. */
+  CF_REPUBLISH_FUNCTION: optional().pipe(
+    z
+      .string()
+      .regex(/^[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?$/, 'must be function, or schema.function')
+      .optional(),
+  ),
+  /** How long the bill of an event may take that was given to the outbox. */
+  CF_HANDED_GRACE_SECONDS: seconds(900, 0, 604_800),
+  /** The YAML file that declares the checks; without one, the built-in check of the plan's tables. */
+  CF_CHECKS_FILE: optional(),
   /** The service's event table; may be schema-qualified, and quoted where the name has capitals. */
   CF_EVENTS_TABLE: z.string().min(1, 'must not be empty').default('event_backups'),
   /** The service's table of deliveries with leases; without it, age alone decides. */
@@ -55,6 +73,8 @@ export const eventReplaySettings = {
   CF_REASON: optional().pipe(z.string().max(500).optional()),
   /** Calls in flight at once. */
   CF_LANES: count(8, 1, 256),
+  /** Rebuilds in flight at once. */
+  CF_REBUILD_LANES: count(4, 1, 64),
   /** Events in one call. */
   CF_BATCH_SIZE: count(25, 1, 100),
   /** Events claimed by one statement; lanes × batch size fills every lane with one claim. */
@@ -75,6 +95,8 @@ export const eventReplaySettings = {
   CF_TRANSPORT_BACKOFF_SECONDS: seconds(5, 1, 3_600),
   /** Longest wait after a call that did not reach the service: how late replay notices that it is back. */
   CF_TRANSPORT_BACKOFF_MAX_SECONDS: seconds(60, 1, 3_600),
+  /** How many days what is done is kept in `replay_events`. 0: for ever. */
+  CF_KEEP_DONE_DAYS: count(30, 0, 3_650),
   /** Longest pause of a continuous run between two looks for work. */
   CF_POLL_SECONDS: seconds(5, 1, 300),
 };

@@ -158,7 +158,7 @@ describe('times', () => {
           aggregateKey: undefined,
           deliveries: undefined,
         },
-        { after: firstCursor('text'), size: 10, graceMs: 60_000 },
+        { after: firstCursor('text'), size: 10, graceMs: 60_000, reopensHanded: true },
       );
       expect(page).toMatchObject({ takenIn: 1, last: { eventId: 'old' } });
     } finally {

@@ -35,11 +35,13 @@ export const takeInOverdueEventsText = (events: EventsTable): string => {
        ), unknown AS MATERIALIZED (
          SELECT page.event_id
            FROM page
-           LEFT JOIN LATERAL (SELECT r.status, r.finished_at FROM replay_events AS r
+           LEFT JOIN LATERAL (SELECT r.status, r.finished_at, r.handed_at FROM replay_events AS r
                                WHERE r.event_id = page.event_id::text LIMIT 1) AS r ON true
           WHERE r.status IS NULL
              OR (r.status = 'done'
-                 AND r.finished_at < statement_timestamp() - $1::double precision * interval '1 millisecond')
+                 AND r.finished_at < statement_timestamp() - $1::double precision * interval '1 millisecond'
+                 -- The outbox billed it and marks no event: only the endpoint can.
+                 AND ($6::boolean OR r.handed_at IS NULL))
        ), taken AS (
          INSERT INTO replay_events AS r
                 (event_id, event_name, event_created_at, aggregate_key, published_hash, next_attempt_at)
@@ -75,6 +77,8 @@ export const takeInOverdueEvents = async (
     readonly after: Cursor;
     readonly size: number;
     readonly graceMs: number;
+    /** Whether events that the outbox has billed, and that nobody has marked, go to the endpoint. */
+    readonly reopensHanded: boolean;
   },
 ): Promise<IntakePage> =>
   await database.transaction({ repeatable: true }, async (transaction) => {
@@ -90,6 +94,7 @@ export const takeInOverdueEvents = async (
       page.after.eventId,
       page.size,
       events.aggregateKey ?? null,
+      page.reopensHanded,
     ]);
     return {
       scanned: row?.scanned ?? 0,
@@ -160,6 +165,8 @@ export interface AskedFor {
   readonly parked: number;
   /** Due or in work already. */
   readonly alreadyDue: number;
+  /** Given to the outbox, and waiting for the bill. */
+  readonly handed: number;
   /** Not pending: nothing to replay. */
   readonly notPending: number;
   /** A handler is at work under a live lease. */
@@ -188,6 +195,7 @@ export const takeInNamedEvents = async (
                      WHEN b.status <> 'pending' THEN 'notPending'
                      WHEN b.leased THEN 'leased'
                      WHEN r.status IN ('due', 'claimed') THEN 'alreadyDue'
+                     WHEN r.status = 'handed_to_outbox' THEN 'handed'
                      WHEN r.status = 'parked' AND NOT $4::boolean THEN 'parked'
                      WHEN r.status = 'parked' THEN 'unparked'
                      ELSE 'takenIn' END AS found,
@@ -218,7 +226,7 @@ export const takeInNamedEvents = async (
                 refused_by_digests = CASE WHEN r.status IN ('parked', 'done') THEN '{}' ELSE r.refused_by_digests END,
                 parked_at = NULL, parked_reason = NULL, finished_at = NULL,
                 request_id = coalesce(excluded.request_id, r.request_id)
-          WHERE $4::boolean OR r.status <> 'parked'
+          WHERE ($4::boolean OR r.status <> 'parked') AND r.status <> 'handed_to_outbox'
        ), ended AS (
          -- Parked here and not pending there: nobody else would clear it before the walk over the parked ones.
          UPDATE replay_events AS r
@@ -238,6 +246,7 @@ export const takeInNamedEvents = async (
       unparked: numberOf('unparked'),
       parked: numberOf('parked'),
       alreadyDue: numberOf('alreadyDue'),
+      handed: numberOf('handed'),
       notPending: numberOf('notPending'),
       leased: numberOf('leased'),
       unknown: rows.filter((row) => row.found === 'unknown').map((row) => row.event_id),
@@ -383,3 +392,117 @@ export const foreseeEvents = async (
     { statementTimeoutMs: 30_000 },
   );
 };
+
+/** Where a walk over what was given to the outbox begins. */
+export const firstHanded: HandedCursor = { handedAt: '-infinity', eventId: '' };
+
+export interface HandedCursor {
+  readonly handedAt: string;
+  readonly eventId: string;
+}
+
+export interface HandedEvent {
+  readonly event_id: string;
+  readonly event_name: string;
+  readonly handed_at: string;
+  readonly age_ms: number;
+}
+
+/**
+ * One page of the walk over what was given to the outbox: what is no longer pending in the events table is done, the
+ * rest is given out. Needs the index replay_events_handed.
+ */
+export const readHandedEvents = async (
+  database: Database,
+  events: EventsTable,
+  after: HandedCursor,
+  size: number,
+): Promise<{
+  readonly ended: number;
+  readonly waiting: readonly HandedEvent[];
+  readonly last: HandedCursor | undefined;
+}> =>
+  await database.transaction({ repeatable: true }, async (transaction) => {
+    const rows = await transaction.query<HandedEvent & { ended: boolean }>(
+      `-- event-replay: readHandedEvents
+       WITH page AS MATERIALIZED (
+         SELECT event_id, event_name, handed_at FROM replay_events
+          WHERE status = 'handed_to_outbox' AND (handed_at, event_id) > ($1::timestamptz, $2::text)
+          ORDER BY handed_at, event_id
+          LIMIT $3::integer
+       ), looked_up AS MATERIALIZED (
+         SELECT page.*, ${backupStatusOf(events, 'page.event_id')} AS backup_status FROM page
+       ), ended AS (
+         UPDATE replay_events AS r
+            SET status = 'done', finished_at = clock_timestamp(), last_outcome = ${outcomeOfBackup}
+           FROM looked_up
+          WHERE r.event_id = ANY (ARRAY(SELECT event_id FROM looked_up WHERE backup_status <> 'pending'))
+            AND r.event_id = looked_up.event_id AND r.status = 'handed_to_outbox'
+         RETURNING r.event_id
+       )
+       SELECT event_id, event_name, handed_at, event_id IN (SELECT event_id FROM ended) AS ended,
+              (extract(epoch FROM statement_timestamp() - handed_at) * 1000)::double precision AS age_ms
+         FROM looked_up ORDER BY handed_at, event_id`,
+      [after.handedAt, after.eventId, size],
+    );
+    const last = rows.at(-1);
+    return {
+      ended: rows.filter((row) => row.ended).length,
+      waiting: rows.filter((row) => !row.ended),
+      last:
+        last === undefined || rows.length < size
+          ? undefined
+          : { handedAt: last.handed_at, eventId: last.event_id },
+    };
+  });
+
+/** Ends what was given to the outbox and is billed, and makes due again what nobody has billed in time. */
+export const settleHandedEvents = async (
+  database: Database,
+  billed: readonly string[],
+  dueAgain: readonly string[],
+): Promise<{ readonly billed: number; readonly dueAgain: number }> =>
+  await database.transaction({ repeatable: true }, async (transaction) => {
+    const rows = await transaction.query<{ status: string }>(
+      `-- event-replay: settleHandedEvents
+       UPDATE replay_events AS r
+          SET status = CASE WHEN r.event_id = ANY ($1::text[]) THEN 'done' ELSE 'due' END,
+              finished_at = CASE WHEN r.event_id = ANY ($1::text[]) THEN clock_timestamp() END,
+              last_outcome = CASE WHEN r.event_id = ANY ($1::text[]) THEN 'billed_by_outbox' ELSE 'not_billed_by_outbox' END,
+              next_attempt_at = CASE WHEN r.event_id = ANY ($1::text[]) THEN r.next_attempt_at ELSE statement_timestamp() END
+        WHERE r.event_id = ANY ($1::text[] || $2::text[]) AND r.status = 'handed_to_outbox'
+       RETURNING r.status`,
+      [billed, dueAgain],
+    );
+    const done = rows.filter(({ status }) => status === 'done').length;
+    return { billed: done, dueAgain: rows.length - done };
+  });
+
+/** Removes the oldest of what has been done for longer than `keepMs`. Needs the index replay_events_done. */
+export const purgeDoneEvents = async (
+  database: Database,
+  events: EventsTable,
+  keepMs: number,
+  limit: number,
+): Promise<number> =>
+  await database.transaction(
+    { repeatable: true },
+    async (transaction) =>
+      await transaction.execute(
+        `-- event-replay: purgeDoneEvents
+       WITH old AS MATERIALIZED (
+         SELECT event_id FROM replay_events
+          WHERE status = 'done' AND finished_at < statement_timestamp() - $1::double precision * interval '1 millisecond'
+            AND handed_at IS NULL -- else the outbox has ended it, and the next run would take it in anew
+          ORDER BY finished_at LIMIT $2::integer
+          FOR UPDATE SKIP LOCKED
+       ), looked_up AS MATERIALIZED (
+         SELECT old.event_id, ${backupStatusOf(events, 'old.event_id')} AS backup_status FROM old
+       )
+       DELETE FROM replay_events AS r
+        -- Pending there again, it is not at its end; without its row here it would lose count of its attempts.
+        WHERE r.event_id = ANY (ARRAY(SELECT event_id FROM looked_up WHERE backup_status <> 'pending'))
+          AND r.status = 'done'`,
+        [keepMs, limit],
+      ),
+  );

@@ -9,11 +9,13 @@ import type { Logger } from '../runtime/logger.ts';
 import { reclaimExpiredClaims } from './claim-queries.ts';
 import type { ReplayCounts } from './counts.ts';
 import type { EventsTable } from './events-table.ts';
+import type { HandedEvents } from './handed-events.ts';
 import {
   endParkedEvents,
   firstParked,
   type IntakePage,
   type ParkedCursor,
+  purgeDoneEvents,
   takeInOverdueEvents,
 } from './intake-queries.ts';
 import { finishRequests } from './request-queries.ts';
@@ -26,17 +28,24 @@ export interface IntakeSettings {
   readonly runId: string;
   /** False for a run that was given its events by name: it looks for no others. */
   readonly looksForMore: boolean;
+  /** Whether events that the outbox has billed, and that nobody has marked, go to the endpoint. */
+  readonly reopensHanded: boolean;
+  /** How long what is done is kept; 0: for ever. */
+  readonly keepDoneMs: number;
 }
 
 /** Pending or parked events per statement: a fraction of a second, and one probe of a key for each. */
 const PAGE_SIZE = 5_000;
 const RECLAIM_LIMIT = 1_000;
+/** Done events that one cycle removes at most: a backlog of years goes away in the background. */
+const PURGE_LIMIT = 1_000;
 /** Pages of the newest events in one cycle; what is beyond them is the next cycle's. */
 const NEWEST_PAGES = 4;
 
 export class Intake {
   readonly #database: Database;
   readonly #events: EventsTable;
+  readonly #handed: HandedEvents;
   readonly #settings: IntakeSettings;
   readonly #counts: ReplayCounts;
   readonly #requests: AsyncGenerator<boolean>;
@@ -49,11 +58,13 @@ export class Intake {
     database: Database,
     logger: Logger,
     events: EventsTable,
+    handed: HandedEvents,
     settings: IntakeSettings,
     counts: ReplayCounts,
   ) {
     this.#database = database;
     this.#events = events;
+    this.#handed = handed;
     this.#settings = settings;
     this.#counts = counts;
     const { installation, runId } = settings;
@@ -72,6 +83,8 @@ export class Intake {
     await this.#takeInNewest();
     const page = await this.#takeIn(this.#walk);
     await this.#endParked();
+    await this.#handed.cycle(this.#counts);
+    await this.#purge();
     const walkEnded = page.last === undefined || page.scanned < PAGE_SIZE;
     // The newest are walked from the end of the whole walk on; until then there is no such place.
     if (walkEnded) this.#newest = page.last ?? this.#newest;
@@ -101,6 +114,12 @@ export class Intake {
     this.#parked = last;
   }
 
+  async #purge(): Promise<void> {
+    const { keepDoneMs } = this.#settings;
+    if (keepDoneMs === 0) return;
+    this.#counts.purged += await purgeDoneEvents(this.#database, this.#events, keepDoneMs, PURGE_LIMIT);
+  }
+
   async #takeInNewest(): Promise<void> {
     for (let pages = 0; this.#newest !== undefined && pages < NEWEST_PAGES; pages += 1) {
       const page = await this.#takeIn(this.#newest);
@@ -110,15 +129,20 @@ export class Intake {
   }
 
   async #takeIn(after: Cursor): Promise<IntakePage> {
-    const { graceMs } = this.#settings;
-    const page = await takeInOverdueEvents(this.#database, this.#events, { after, size: PAGE_SIZE, graceMs });
+    const { graceMs, reopensHanded } = this.#settings;
+    const page = await takeInOverdueEvents(this.#database, this.#events, {
+      after,
+      size: PAGE_SIZE,
+      graceMs,
+      reopensHanded,
+    });
     this.#counts.taken_in += page.takenIn;
     this.#counts.reopened += page.reopened;
     return page;
   }
 
   #found(): number {
-    const { taken_in, reopened, reclaimed, unparked } = this.#counts;
-    return taken_in + reopened + reclaimed + unparked;
+    const { taken_in, reopened, reclaimed, unparked, handed_due_again } = this.#counts;
+    return taken_in + reopened + reclaimed + unparked + handed_due_again;
   }
 }

@@ -3,15 +3,20 @@ import { RunFailure } from '../runtime/failures.ts';
 import { pause } from '../runtime/pause.ts';
 import type { Job, RunContext, RunResult } from '../runtime/run-job.ts';
 import { toRunFailure } from '../runtime/sqlstates.ts';
+import { CheckPlans } from './check-plans.ts';
 import { noCounts, type ReplayCounts } from './counts.ts';
 import { dryRun } from './dry-run.ts';
 import { eventReplaySettings } from './env.ts';
 import { type EventsTable, normalizeIds, readEventsTable } from './events-table.ts';
+import { HandedEvents } from './handed-events.ts';
 import { Intake } from './intake.ts';
-import { createPublisher } from './publisher.ts';
+import { Items } from './items.ts';
+import { type Publisher, publishTo } from './publisher.ts';
 import { Replay, type ReplayEnd } from './replay.ts';
+import { findFunction, publishByFunction } from './republisher.ts';
 import { auditRun } from './request-queries.ts';
 import { takeNamed } from './requests.ts';
+import { openService, type Service } from './service.ts';
 import { declareSource } from './table-queries.ts';
 
 type Context = RunContext<typeof eventReplaySettings>;
@@ -24,6 +29,7 @@ const AUDIT_EVERY_MS = 3_600_000;
 const SHUTDOWN_MARGIN = 0.25;
 /** How soon a run notices that it was frozen. */
 const FREEZE_LOOK_MS = 2_000;
+const DAY_MS = 86_400_000;
 /** Pause of a continuous run after a failure that may pass. */
 const FAILURE_PAUSE_MS = 1_000;
 
@@ -65,15 +71,18 @@ export const eventReplayJob: Job<typeof eventReplaySettings> = {
 };
 
 function checkSettings(settings: Settings<typeof eventReplaySettings>): void {
-  if (settings.CF_MODE === 'once') return;
+  const problems: string[] = [];
   for (const name of ['CF_EVENT_IDS', 'CF_LIMIT'] as const) {
-    if (settings[name] !== undefined && settings[name] !== 0) {
-      throw new RunFailure(
-        'settings_invalid',
-        `${name}: is for a single run; leave it out with CF_MODE=continuous`,
-      );
-    }
+    const given = settings[name] !== undefined && settings[name] !== 0;
+    if (given && settings.CF_MODE === 'continuous')
+      problems.push(`${name}: is for a single run; leave it out with CF_MODE=continuous`);
   }
+  if (settings.CF_REPUBLISH_FUNCTION === undefined) {
+    for (const name of ['CF_REPLAY_URL', 'CF_REPLAY_TOKEN'] as const)
+      if (settings[name] === undefined)
+        problems.push(`${name}: is required unless CF_REPUBLISH_FUNCTION is set`);
+  }
+  if (problems.length > 0) throw new RunFailure('settings_invalid', problems.join('; '));
 }
 
 /** Two events tables in one state schema would take each other's events for gone. */
@@ -205,22 +214,25 @@ async function session(
     const portions = takeNamed({ database, logger, events }, counts, settings.CF_EVENT_IDS ?? [], null);
     for await (const soFar of portions) logger.info(soFar, 'took in the events that were named');
   }
-  const publisher = createPublisher({
-    url: settings.CF_REPLAY_URL,
-    token: settings.CF_REPLAY_TOKEN,
-    lanes: settings.CF_LANES,
-    deadlineMs: settings.CF_CALL_SECONDS,
-  });
   const looksForMore = eventIds === undefined;
+  const plans = new CheckPlans(database, events, settings.CF_CHECKS_FILE);
+  const target = await openTarget(context);
+  const handed = new HandedEvents(database, logger, events, plans, {
+    graceMs: settings.CF_HANDED_GRACE_SECONDS,
+    target: target.service === undefined ? 'outbox' : 'endpoint',
+  });
   const intake = new Intake(
     database,
     logger,
     events,
+    handed,
     {
       graceMs: settings.CF_GRACE_SECONDS,
       installation: settings.CF_INSTALLATION,
       runId,
       looksForMore,
+      reopensHanded: target.service !== undefined,
+      keepDoneMs: settings.CF_KEEP_DONE_DAYS * DAY_MS,
     },
     counts,
   );
@@ -242,6 +254,16 @@ async function session(
         looking = false;
       });
   }, FREEZE_LOOK_MS);
+  const policy = {
+    handlerAttempts: settings.CF_HANDLER_ATTEMPTS,
+    unfinishedCalls: settings.CF_UNFINISHED_CALLS,
+    backoffMs: settings.CF_BACKOFF_SECONDS,
+    backoffMaxMs: settings.CF_BACKOFF_MAX_SECONDS,
+    transportBackoffMs: settings.CF_TRANSPORT_BACKOFF_SECONDS,
+    transportBackoffMaxMs: settings.CF_TRANSPORT_BACKOFF_MAX_SECONDS,
+  };
+  const drainMs = settings.CF_SHUTDOWN_SECONDS * (1 - SHUTDOWN_MARGIN);
+  const stop = AbortSignal.any([signal, lost, halt.signal]);
   const replay = new Replay(
     {
       mode: settings.CF_MODE,
@@ -250,16 +272,9 @@ async function session(
       claimSize: settings.CF_CLAIM_SIZE,
       limit: settings.CF_LIMIT,
       pollMs: settings.CF_POLL_SECONDS,
-      drainMs: settings.CF_SHUTDOWN_SECONDS * (1 - SHUTDOWN_MARGIN),
+      drainMs,
       looksForMore,
-      policy: {
-        handlerAttempts: settings.CF_HANDLER_ATTEMPTS,
-        unfinishedCalls: settings.CF_UNFINISHED_CALLS,
-        backoffMs: settings.CF_BACKOFF_SECONDS,
-        backoffMaxMs: settings.CF_BACKOFF_MAX_SECONDS,
-        transportBackoffMs: settings.CF_TRANSPORT_BACKOFF_SECONDS,
-        transportBackoffMaxMs: settings.CF_TRANSPORT_BACKOFF_MAX_SECONDS,
-      },
+      policy,
       claims: {
         claimedBy: settings.CF_POD_NAME,
         leaseMs: settings.CF_LEASE_SECONDS,
@@ -268,22 +283,59 @@ async function session(
         recordSize: settings.CF_CLAIM_SIZE,
       },
     },
-    {
-      database,
-      logger,
-      events,
-      publisher,
-      intake,
-      counts,
-      stop: AbortSignal.any([signal, lost, halt.signal]),
-    },
+    { database, logger, events, publisher: target.publisher, intake, plans, counts, stop },
   );
+  const works: Promise<ReplayEnd | undefined>[] = [replay.run()];
+  // A run that was given its events by name looks for nothing else; an outbox rebuilds and corrects nothing.
+  if (looksForMore && target.service !== undefined) {
+    const items = new Items(
+      {
+        mode: settings.CF_MODE,
+        installation: settings.CF_INSTALLATION,
+        runId,
+        claimedBy: settings.CF_POD_NAME,
+        lanes: settings.CF_REBUILD_LANES,
+        leaseMs: settings.CF_LEASE_SECONDS,
+        callMs: settings.CF_CALL_SECONDS,
+        pollMs: settings.CF_POLL_SECONDS,
+        drainMs,
+        replayUrl: settings.CF_REPLAY_URL ?? '',
+        correctionsUrl: settings.CF_CORRECTIONS_URL,
+        policy,
+      },
+      { database, logger, service: target.service, counts, stop },
+    );
+    works.push(items.run().then(() => undefined));
+  }
   try {
-    return await replay.run();
+    // One that fails stops the other, which then gives back what it holds.
+    for (const work of works) work.catch(() => halt.abort());
+    const ends = await Promise.allSettled(works);
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    const [first] = ends;
+    return first?.status === 'fulfilled' && first.value !== undefined ? first.value : 'stopped';
   } finally {
     clearInterval(watching);
-    await publisher.close();
+    await target.service?.close();
   }
+}
+
+/** Where events go: to the service, or to the outbox that stands in for it. */
+async function openTarget({
+  settings,
+  database,
+}: Context): Promise<{ readonly publisher: Publisher; readonly service: Service | undefined }> {
+  if (settings.CF_REPUBLISH_FUNCTION !== undefined) {
+    const qualified = await findFunction(database, settings.CF_REPUBLISH_FUNCTION);
+    return { publisher: publishByFunction(database, qualified), service: undefined };
+  }
+  const service = openService({
+    token: settings.CF_REPLAY_TOKEN ?? '',
+    lanes: settings.CF_LANES,
+    connections: settings.CF_LANES + settings.CF_REBUILD_LANES,
+    deadlineMs: settings.CF_CALL_SECONDS,
+  });
+  return { publisher: publishTo(service, settings.CF_REPLAY_URL ?? '', settings.CF_CALL_SECONDS), service };
 }
 
 /** Writes one audit row for what was done since the last one, if anything was. Never ends a run. */
@@ -295,7 +347,8 @@ function auditor(context: Context, counts: ReplayCounts): () => Promise<void> {
     const since = Object.fromEntries(
       Object.entries(now).map(([name, value]) => [name, value - before[name as keyof ReplayCounts]]),
     ) as Record<keyof ReplayCounts, number>;
-    if (since.sent + since.parked + since.unparked + since.taken_in + since.reopened === 0) return;
+    const { sent, parked, unparked, taken_in, reopened, item_calls, handed_settled, purged } = since;
+    if (sent + parked + unparked + taken_in + reopened + item_calls + handed_settled + purged === 0) return;
     before = now;
     try {
       await auditRun(database, {

@@ -7,6 +7,7 @@ import type { Database } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { pause } from '../runtime/pause.ts';
+import type { CheckPlans } from './check-plans.ts';
 import { readLongestLease, startCalls } from './claim-queries.ts';
 import { Claims, type ClaimsSettings, type HeldEvent } from './claims.ts';
 import type { ReplayCounts } from './counts.ts';
@@ -14,7 +15,7 @@ import { type CallEnd, type Decision, decide, type Policy } from './decide.ts';
 import type { EventsTable } from './events-table.ts';
 import type { Intake } from './intake.ts';
 import { unparkForListeners, unparkProbe } from './intake-queries.ts';
-import type { CallResult, EventAnswer, Publisher } from './publisher.ts';
+import type { Answered, CallResult, EventAnswer, Publisher } from './publisher.ts';
 import { NO_CLEAR_ANSWER } from './statement-parts.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -40,6 +41,7 @@ export interface ReplayContext {
   readonly events: EventsTable;
   readonly publisher: Publisher;
   readonly intake: Intake;
+  readonly plans: CheckPlans;
   readonly counts: ReplayCounts;
   /** SIGTERM, or the lease of the run is lost: take nothing new, finish, give back. */
   readonly stop: AbortSignal;
@@ -67,6 +69,13 @@ const UNPARK_PORTION = 5_000;
 const LONGEST_WAIT_MS = 1_000;
 /** Past the end of a lease, so that the statement that looks for ended ones meets it. */
 const LEASE_END_MARGIN_MS = 20;
+
+const statusAfter = {
+  done: 'done',
+  park: 'parked',
+  hand_over: 'handed_to_outbox',
+  wait: 'due',
+} as const;
 
 export class Replay {
   readonly #settings: ReplaySettings;
@@ -259,8 +268,35 @@ export class Replay {
     this.#dispatch();
   }
 
+  /**
+   * Parks what an aborted version has published about facts that are others by now, or of which nobody can tell:
+   * such an event would bill what is no longer true.
+   */
+  async #withoutChangedFacts(events: readonly HeldEvent[]): Promise<readonly HeldEvent[]> {
+    const doubtful = events.filter(({ row }) => row.must_match);
+    if (doubtful.length === 0) return events;
+    const agreeing = await this.#context.plans
+      .agreeing(doubtful.map(({ row }) => row))
+      .catch(async (error: unknown) => {
+        await this.#claims.release(events);
+        throw error;
+      });
+    return events.filter((event) => {
+      if (!event.row.must_match) return true;
+      const decision = this.#decide(
+        event,
+        undefined,
+        agreeing.has(event.row.event_id) ? 'agrees' : 'changed',
+      );
+      if (decision.next === 'replay') return true;
+      this.#record(event, decision, undefined, undefined);
+      return false;
+    });
+  }
+
   /** Marks the calls as begun; what is no longer pending is done, what is no longer ours is left out. */
-  async #start(events: readonly HeldEvent[]): Promise<HeldEvent[]> {
+  async #start(claimed: readonly HeldEvent[]): Promise<HeldEvent[]> {
+    const events = this.#mustStop() ? claimed : await this.#withoutChangedFacts(claimed);
     const [first] = events;
     if (first === undefined || this.#mustStop()) {
       await this.#claims.release(events);
@@ -372,11 +408,17 @@ export class Replay {
     if (events.length === 0) return;
     counts.calls += 1;
     counts.sent += events.length;
-    const result = await publisher.publish(
-      events.map(({ row }) => row.event_id),
-      call.idempotencyKey,
-      this.#hardStop.signal,
-    );
+    const result = await publisher
+      .publish(
+        events.map(({ row }) => row.event_id),
+        call.idempotencyKey,
+        this.#hardStop.signal,
+      )
+      .catch(async (error: unknown) => {
+        // Trouble of the endpoint is a result: this is the run's own end, and no event's fault.
+        await this.#claims.release(events);
+        throw error;
+      });
     await this.#settle(events, result);
   }
 
@@ -434,19 +476,23 @@ export class Replay {
             error: 'result_missing',
           };
           const decision = this.#decide(event, { kind: 'answered', ...answer });
-          this.#record(event, decision, { outcome: answer.outcome, error: answer.error ?? null }, result);
+          // In flight with a SQLSTATE: the service's database refused it before any handler began.
+          if (answer.outcome === 'in_flight' && /^[0-9A-Z]{5}$/.test(answer.error ?? '')) counts.held_up += 1;
+          const known = { outcome: answer.outcome, error: answer.error ?? null };
+          this.#record(event, decision, known, result.service);
         }
-        this.#unparkFor(result.listenersDigest);
+        if (result.service !== undefined) this.#unparkFor(result.service.listenersDigest);
       }
     }
   }
 
-  #decide(event: HeldEvent, end: CallEnd | undefined): Decision {
+  #decide(event: HeldEvent, end: CallEnd | undefined, fact?: 'agrees' | 'changed'): Decision {
     const { row, claimedAt } = event;
     const lastAttemptAt = claimedAt - (row.last_attempt_age_ms ?? Number.POSITIVE_INFINITY);
     return decide(
       {
         eventId: row.event_id,
+        ...(fact === undefined ? {} : { fact }),
         attempts: {
           handler: row.handler_attempts,
           transport: row.transport_attempts,
@@ -465,7 +511,7 @@ export class Replay {
     event: HeldEvent,
     decision: Decision,
     known: { readonly outcome: string; readonly error: string | null } | undefined,
-    service: { readonly listenersDigest: string; readonly serviceVersion: string } | undefined,
+    service: Answered['service'],
   ): void {
     const { counts, logger } = this.#context;
     const { event_id: eventId, event_name: eventName } = event.row;
@@ -482,6 +528,9 @@ export class Replay {
       case 'wait':
         counts.waiting += 1;
         break;
+      case 'hand_over':
+        counts.handed += 1;
+        break;
       case 'park':
         counts.parked += 1;
         logger.warn(
@@ -494,7 +543,7 @@ export class Replay {
     this.#claims.record(event, {
       event_id: eventId,
       claim_token: event.token,
-      status: decision.next === 'done' ? 'done' : decision.next === 'park' ? 'parked' : 'due',
+      status: statusAfter[decision.next],
       handler_attempts: decision.attempts.handler,
       transport_attempts: decision.attempts.transport,
       unfinished_calls: decision.attempts.unfinished,

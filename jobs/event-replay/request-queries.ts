@@ -2,6 +2,9 @@
 import type { Database } from '../runtime/database.ts';
 import type { RunCounts } from '../runtime/run-record.ts';
 
+/** What people and reconciliation may ask of this job. */
+export type RequestKind = 'replay' | 'rebuild' | 'correction';
+
 export interface OpenRequest {
   readonly id: string;
   readonly scope: unknown;
@@ -54,11 +57,11 @@ export const refuseRequest = async (
        WITH refused AS (
          UPDATE requests SET status = 'refused', run_id = $3::uuid, finished_at = clock_timestamp(),
                              result = jsonb_build_object('problem', $4::text)
-          WHERE id = $2::bigint AND kind = 'replay' AND status = 'open'
-         RETURNING id, reason
+          WHERE id = $2::bigint AND status = 'open'
+         RETURNING id, kind, reason
        )
        INSERT INTO audit (installation, actor, action, reason, run_id, request_id)
-       SELECT $1::text, session_user, 'replay request refused', reason, $3::uuid, id FROM refused`,
+       SELECT $1::text, session_user, kind || ' request refused', reason, $3::uuid, id FROM refused`,
         [installation, requestId, runId, problem],
       ),
   );

@@ -117,6 +117,7 @@ export async function* takeNamed(
     taken_in: 0,
     unparked: 0,
     already_due: 0,
+    handed: 0,
     not_pending: 0,
     leased: 0,
     unknown: new Set(eventIds).size - ids.length,
@@ -127,6 +128,7 @@ export async function* takeNamed(
     result.taken_in += found.takenIn;
     result.unparked += found.unparked;
     result.already_due += found.alreadyDue;
+    result.handed += found.handed;
     result.not_pending += found.notPending;
     result.leased += found.leased;
     result.unknown += found.unknown.length;

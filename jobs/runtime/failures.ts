@@ -22,6 +22,7 @@ export const failureCatalogue = {
   table_missing: refuse('a required table does not exist or is not visible'),
   column_missing: refuse('a required column does not exist or has a type that cannot be used'),
   index_missing: refuse('a required index does not exist'),
+  function_missing: refuse('a function that a setting names does not exist'),
   grant_missing: refuse('the database role lacks a required privilege'),
   database_refused: refuse('the database refuses this login'),
   database_read_only: refuse('the database is a read-only replica, but this run has to write'),

@@ -74,7 +74,8 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- What a correction is about, as it stands now.
-CREATE OR REPLACE FUNCTION correction_facts(findings bigint[]) RETURNS jsonb LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION correction_facts(findings bigint[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   SELECT jsonb_agg(jsonb_build_object(
            'finding', d.id::text, 'key', d.key::jsonb, 'kind', d.kind,
            'expectedMinor', trim_scale(d.expected_minor)::text, 'actualMinor', trim_scale(d.actual_minor)::text,

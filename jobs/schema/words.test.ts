@@ -68,8 +68,11 @@ test.each([
   ['discrepancies.kind', 'jobs/checks/verdict-sql.ts', 'Kind', []],
   ['discrepancies.status', 'jobs/billing-reconciliation/findings.ts', 'FindingStatus', []],
   ['discrepancies.cause', 'jobs/billing-reconciliation/classify.ts', 'Cause', []],
-  ['replay_events.parked_reason', 'jobs/event-replay/decide.ts', 'ParkReason', ['fact_changed']],
-  ['replay_events.last_outcome', 'jobs/event-replay/decide.ts', 'EventOutcome', ['handed_to_outbox']],
+  ['replay_events.parked_reason', 'jobs/event-replay/decide.ts', 'ParkReason', []],
+  ['replay_events.status', 'jobs/event-replay/claim-queries.ts', 'EventStatus', []],
+  ['request_items.status', 'jobs/event-replay/item-queries.ts', 'ItemStatus', []],
+  ['requests.kind', 'jobs/event-replay/request-queries.ts', 'RequestKind', ['verify']],
+  ['replay_events.last_outcome', 'jobs/event-replay/decide.ts', 'EventOutcome', []],
 ])('the words of %s are those of the type in %s: %s', (column, path, name, notInCode) => {
   expect([...wordsOfType(path, name), ...notInCode].sort()).toEqual(wordsOfGlossary(column));
 });

@@ -71,6 +71,6 @@ export async function emptyTables(database: TestDatabase): Promise<void> {
   await database.query(
     `TRUNCATE counterfoil.discrepancies, counterfoil.reconciliation_windows, counterfoil.checks,
               counterfoil.waivers, counterfoil.replay_events, counterfoil.horizon_snapshots,
-              counterfoil.requests, counterfoil.job_leases, counterfoil.job_runs`,
+              counterfoil.requests, counterfoil.request_items, counterfoil.job_leases, counterfoil.job_runs`,
   );
 }

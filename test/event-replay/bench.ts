@@ -119,6 +119,11 @@ export async function openBench(): Promise<Bench> {
     async reset() {
       await database.query('TRUNCATE counterfoil.replay_events, counterfoil.requests, counterfoil.job_runs');
       await database.query('TRUNCATE counterfoil.job_leases, counterfoil.replay_source');
+      await database.query(
+        `TRUNCATE counterfoil.request_items, counterfoil.discrepancies, counterfoil.checks,
+                  counterfoil.reconciliation_windows, counterfoil.waivers`,
+      );
+      await database.query('TRUNCATE sessions, mentor_payable_ledgers CASCADE');
       await database.query('TRUNCATE event_backups CASCADE');
       endpoint.calls.length = 0;
       endpoint.begun.clear();
@@ -126,6 +131,10 @@ export async function openBench(): Promise<Bench> {
       endpoint.listenersDigest = 'digest-1';
       endpoint.handle = () => undefined;
       endpoint.misbehave = () => false;
+      endpoint.rebuilds.length = 0;
+      endpoint.corrections.length = 0;
+      endpoint.rebuild = () => ({ rebuild: 'not_needed' });
+      endpoint.correct = () => ({ outcome: 'corrected' });
     },
     async close() {
       await endpoint.close();

@@ -21,8 +21,34 @@ export interface Answer {
   readonly error?: string;
 }
 
+/** What the by-session route answers beside who it is. */
+export interface RebuildAnswer {
+  readonly rebuild: string;
+  readonly results?: readonly Answer[];
+  readonly code?: string;
+  readonly more?: boolean;
+}
+
+/** A call for corrections, as it came. */
+export interface AskedCorrections {
+  readonly requestId: string;
+  readonly requestedBy: string;
+  readonly approvedBy: string;
+  readonly reason: string;
+  readonly corrections: readonly { readonly key: readonly string[]; readonly kind: string }[];
+}
+
 export interface TestEndpoint {
   readonly url: string;
+  readonly correctionsUrl: string;
+  /** Keys of the calls for a rebuild, in the order of their arrival. */
+  readonly rebuilds: string[];
+  /** Calls for corrections. */
+  readonly corrections: AskedCorrections[];
+  /** What becomes of a rebuild; a number is a status without an answer. May wait. */
+  rebuild: (key: string) => Promise<RebuildAnswer | number> | RebuildAnswer | number;
+  /** What becomes of one correction; a number is a status for the whole call. */
+  correct: (key: string) => { outcome: string; retryable?: boolean; error?: string } | number;
   /** All calls, in the order of their arrival. */
   readonly calls: Asked[];
   /** How often the handler began for an event, by id. */
@@ -66,6 +92,11 @@ export async function startTestEndpoint(
   await listen();
   const endpoint: TestEndpoint = {
     url: `http://127.0.0.1:${port}/admin/events/replay`,
+    correctionsUrl: `http://127.0.0.1:${port}/admin/billing/corrections`,
+    rebuilds: [],
+    corrections: [],
+    rebuild: () => ({ rebuild: 'not_needed' }),
+    correct: () => ({ outcome: 'corrected' }),
     calls,
     begun: new Map(),
     finished: new Map(),
@@ -89,6 +120,13 @@ export async function startTestEndpoint(
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     let text = '';
     for await (const piece of request) text += piece;
+    const mends = await mend(request.url ?? '', text);
+    if (mends !== undefined) {
+      const allowed = request.headers.authorization === `Bearer ${TEST_TOKEN}`;
+      const status = allowed ? (typeof mends === 'number' ? mends : 200) : 401;
+      response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(mends));
+      return;
+    }
     const body = JSON.parse(text) as { eventIds: string[]; deadlineMs: number };
     const asked = { ...body, headers: request.headers, path: request.url };
     calls.push(asked);
@@ -105,6 +143,34 @@ export async function startTestEndpoint(
     response.end(
       JSON.stringify({ serviceVersion: '1.2.3', listenersDigest: endpoint.listenersDigest, results }),
     );
+  }
+
+  /** The routes that mend findings: an answer, a status, or nothing for any other route. */
+  async function mend(path: string, text: string): Promise<object | number | undefined> {
+    const key = /^\/admin\/events\/replay\/(.+)$/.exec(path)?.[1];
+    if (key !== undefined) {
+      const sessionId = decodeURIComponent(key);
+      endpoint.rebuilds.push(sessionId);
+      const answer = await endpoint.rebuild(sessionId);
+      if (typeof answer === 'number') return answer;
+      const { listenersDigest } = endpoint;
+      return { serviceVersion: '1.2.3', listenersDigest, sessionId, results: [], ...answer };
+    }
+    if (path !== '/admin/billing/corrections') return undefined;
+    const asked = JSON.parse(text) as AskedCorrections;
+    endpoint.corrections.push(asked);
+    const results = asked.corrections.map(({ key: [name = ''] }) => endpoint.correct(name));
+    const status = results.find((result) => typeof result === 'number');
+    if (typeof status === 'number') return status;
+    return {
+      serviceVersion: '1.2.3',
+      results: asked.corrections.map(({ key: name }, n) => ({
+        key: name,
+        reversedIds: ['1'],
+        billedId: null,
+        ...(results[n] as object),
+      })),
+    };
   }
 
   async function one(eventId: string): Promise<Answer> {

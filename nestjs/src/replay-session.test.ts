@@ -359,6 +359,31 @@ test('twenty calls at once to two pods share one rebuilt event, and its listener
   }
 });
 
+test('ten calls at once to two pods run each listener of what is pending once', async () => {
+  const other = await startTrial(database.url, [Billing], options);
+  const eventIds: string[] = [];
+  for (let index = 0; index < 20; index += 1) eventIds.push(await pending({ sessionId, index }));
+  const runs = new Map<string, number>();
+  bill = async (_payload, eventId) => {
+    runs.set(eventId, (runs.get(eventId) ?? 0) + 1);
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  rebuild = () => ({ outcome: 'not_needed' });
+  try {
+    const replies = await Promise.all(
+      Array.from({ length: 10 }, (_, index) => (index % 2 === 0 ? trial : other).replaySession(sessionId)),
+    );
+    for (const { status, body } of replies) {
+      expect(status).toBe(200);
+      expect(['not_asked', 'not_needed']).toContain(body.rebuild);
+    }
+    for (const eventId of eventIds) await eventually('processed', () => isProcessed(database, eventId));
+    expect(eventIds.map((eventId) => runs.get(eventId))).toEqual(eventIds.map(() => 1));
+  } finally {
+    await other.stop();
+  }
+});
+
 test('a call that read before another had rebuilt and billed runs nothing again', async () => {
   const first = gate();
   let asked = 0;

@@ -322,6 +322,67 @@ describe('what could not be started or finished is not said to be', () => {
     }
   });
 
+  test('the code of a database that fails when asked where an event stands', async () => {
+    const pool = new Pool({ connectionString: database.url });
+    const inner = pgDriver(pool);
+    const blind = await startTrial(database.url, [Billing], {
+      driver: {
+        transaction: (work) => inner.transaction(work),
+        async run(text, params) {
+          if (text.includes('select-event-state')) {
+            throw Object.assign(new Error(CANARY), { code: '57P01' });
+          }
+          return await inner.run(text, params);
+        },
+      },
+    });
+    try {
+      const would = await pending();
+      expect((await blind.replay([would], { dryRun: true })).body.results).toEqual([
+        { eventId: would, outcome: 'outcome_unknown', retryable: true, error: '57P01' },
+      ]);
+      const elsewhere = await pending();
+      await database.query(
+        `insert into event_deliveries (event_id, listener, status, lease_owner, lease_until, attempts)
+         values ($1, 'bill', 'running', 'another pod', clock_timestamp() + interval '1 minute', 1)`,
+        [elsewhere],
+      );
+      expect((await blind.replay([elsewhere])).body.results).toEqual([
+        { eventId: elsewhere, outcome: 'in_flight', retryable: true, error: '57P01' },
+      ]);
+      const shared = await pending();
+      await database.query(
+        `insert into event_deliveries (event_id, listener, status, attempts, error)
+         values ($1, 'listenerOfAnotherVersion', 'failed', 1, 'Error')`,
+        [shared],
+      );
+      // Ours has run by then, and of the event nothing more is known.
+      expect((await blind.replay([shared])).body.results).toEqual([
+        { eventId: shared, outcome: 'outcome_unknown', retryable: true, error: '57P01' },
+      ]);
+    } finally {
+      await blind.stop();
+      await pool.end();
+    }
+  });
+
+  test('outcome_unknown where the lease was taken over while the listener ran', async () => {
+    const eventId = await pending();
+    bill = async () => {
+      await database.query(
+        `update event_deliveries set lease_owner = 'another pod' where event_id = $1 and status = 'running'`,
+        [eventId],
+      );
+    };
+    expect(await replayOne(eventId)).toEqual({
+      eventId,
+      outcome: 'outcome_unknown',
+      retryable: true,
+      error: 'outcome_not_recorded',
+    });
+    expect(await isProcessed(database, eventId)).toBe(false);
+  });
+
   const succeeded = async (): Promise<string> => {
     const eventId = await pending();
     await database.query(

@@ -1,4 +1,4 @@
-import { CounterfoilModule, Deliveries } from '@counterfoil/nestjs';
+import { CounterfoilModule, Deliveries, type EventMetrics } from '@counterfoil/nestjs';
 import { drizzleDriver } from '@counterfoil/nestjs/drizzle';
 import { promClientMetrics } from '@counterfoil/nestjs/prom-client';
 import {
@@ -12,7 +12,6 @@ import {
 import { APP_FILTER } from '@nestjs/core';
 import { EventEmitterModule } from '@nestjs/event-emitter';
 import type { Logger } from 'pino';
-import type { Registry } from 'prom-client';
 import { AdminTokenGuard } from './admin-token.guard.js';
 import { CorrectionsController } from './billing/corrections.controller.js';
 import { Corrections } from './billing/corrections.js';
@@ -28,7 +27,7 @@ import { FaultInjector } from './faults/fault-injector.js';
 import { FaultsController } from './faults/faults.controller.js';
 import { HealthController, Readiness } from './health/health.controller.js';
 import { HttpRefusals } from './http-refusals.js';
-import { HttpMetrics, METRICS_REGISTRY, makeRegistry } from './metrics/http-metrics.js';
+import { EVENT_METRICS, HttpMetrics, METRICS_REGISTRY, makeRegistry } from './metrics/http-metrics.js';
 import { MetricsController } from './metrics/metrics.controller.js';
 import { Requests } from './requests.js';
 import { LOG } from './service-log.js';
@@ -60,11 +59,12 @@ class SettingsModule {
       // Here, since both the driver and the domains must fail on demand.
       FaultInjector,
       { provide: METRICS_REGISTRY, useFactory: makeRegistry },
+      { provide: EVENT_METRICS, inject: [METRICS_REGISTRY], useFactory: promClientMetrics },
     ];
     return {
       module: SettingsModule,
       providers,
-      exports: [SETTINGS, LOG, FaultInjector, METRICS_REGISTRY],
+      exports: [SETTINGS, LOG, FaultInjector, METRICS_REGISTRY, EVENT_METRICS],
     };
   }
 }
@@ -81,8 +81,8 @@ export class AppModule {
         DatabaseModule,
         EventEmitterModule.forRoot(),
         CounterfoilModule.forRootAsync({
-          inject: [DATABASE, FaultInjector, METRICS_REGISTRY],
-          useFactory: (database: Database, faults: FaultInjector, registry: Registry) => ({
+          inject: [DATABASE, FaultInjector, EVENT_METRICS],
+          useFactory: (database: Database, faults: FaultInjector, metrics: EventMetrics) => ({
             driver: faults.within(drizzleDriver(database, { statementTimeoutMs: STATEMENT_TIMEOUT_MS })),
             serviceVersion: settings.serviceVersion,
             replayToken: settings.replayToken,
@@ -91,7 +91,7 @@ export class AppModule {
             publishes: PUBLISHED_EVENTS,
             accepts: ACCEPTED_PAYLOADS,
             rebuild: rebuildFrom(database),
-            metrics: promClientMetrics(registry),
+            metrics,
             listenerLeaseMs: settings.listenerLeaseMs,
             drainDeadlineMs: settings.drainDeadlineMs,
             maxInFlight: settings.maxInFlight,

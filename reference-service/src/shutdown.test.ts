@@ -66,7 +66,8 @@ test('after SIGTERM it is not ready but serves on for the pause, then drains and
     return answer.status === 503 && answer;
   });
   expect(refused.body).toEqual({ statusCode: 503, message: 'stopping' });
-  expect((await service.get('/health/live')).status).toBe(200);
+  const alive = await service.get('/health/live');
+  expect([alive.status, alive.headers.get('connection')]).toEqual([200, 'close']);
   // Balancers that have not heard of it yet still send requests.
   const late = await service.createSession();
   expect((await service.post(`/sessions/${late}/complete`)).status).toBe(200);

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { CommitAware, CounterfoilDriver } from '@counterfoil/nestjs';
-import { Injectable } from '@nestjs/common';
+import type { CommitAware, CounterfoilDriver, EventMetrics } from '@counterfoil/nestjs';
+import { Inject, Injectable } from '@nestjs/common';
+import { EVENT_METRICS } from '../metrics/http-metrics.js';
 import type { SessionCompleted } from '../sessions/session-events.js';
 
 /** Every fault that can be armed, with what it does. */
@@ -38,6 +39,8 @@ const die = (): void => {
 export class FaultInjector {
   private readonly armed = new Map<Fault, ArmedFault>();
 
+  constructor(@Inject(EVENT_METRICS) private readonly metrics: EventMetrics) {}
+
   /** Arms a fault, in place of an earlier one of its name: it strikes with probability `rate` until `forMs` is over. */
   arm(fault: Fault, rate: number, forMs: number, waitMs: number): void {
     this.armed.set(fault, { rate, endsAt: performance.now() + forMs, waitMs });
@@ -48,13 +51,22 @@ export class FaultInjector {
     this.armed.clear();
   }
 
-  /** Publishes in `tx`, or does what an armed fault makes of that. */
-  async whilePublishing(tx: CommitAware, publish: (tx: CommitAware) => Promise<unknown>): Promise<void> {
+  /** Publishes an event in `tx`, or does what an armed fault makes of that. */
+  async whilePublishing(
+    tx: CommitAware,
+    eventName: string,
+    publish: (tx: CommitAware) => Promise<unknown>,
+  ): Promise<void> {
     if (this.strikes('skip_backup')) return;
     // Before the publisher's own callback, so that it never runs.
     if (this.strikes('crash_after_commit')) tx.afterCommit(die);
-    const deaf: CommitAware = { run: (sql, params) => tx.run(sql, params), afterCommit: () => undefined };
-    await publish(this.strikes('lose') ? deaf : tx);
+    if (this.strikes('lose')) {
+      // A release that forgets its events has counted them as published.
+      tx.afterCommit(() => this.metrics.published(eventName, 'committed'));
+      await publish({ run: (sql, params) => tx.run(sql, params), afterCommit: () => undefined });
+    } else {
+      await publish(tx);
+    }
     if (this.strikes('crash_before_commit')) die();
   }
 

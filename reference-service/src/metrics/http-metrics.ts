@@ -4,6 +4,9 @@ import { collectDefaultMetrics, Histogram, Registry } from 'prom-client';
 /** Injection token of the process's one registry: the module counts into it as well. */
 export const METRICS_REGISTRY = Symbol('metrics registry');
 
+/** Injection token of what the module counts with. */
+export const EVENT_METRICS = Symbol('event metrics');
+
 /** A registry with the figures of the process itself. */
 export function makeRegistry(): Registry {
   const registry = new Registry();

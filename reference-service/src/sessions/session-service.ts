@@ -51,7 +51,7 @@ export class SessionService {
       const completed = await complete(tx, id);
       if (completed === undefined) return await findSession(tx.handle, id);
       const payload: SessionCompleted = billable(completed);
-      await this.faults.whilePublishing(tx, (publishing) =>
+      await this.faults.whilePublishing(tx, SESSION_COMPLETED, (publishing) =>
         this.events.publish(publishing, { name: SESSION_COMPLETED, payload }),
       );
       return completed;
@@ -73,7 +73,7 @@ export class SessionService {
         .returning();
       if (evaluated === undefined) return await findEvaluation(tx.handle, id);
       const payload: SessionEvaluated = { ...billable(session), score };
-      await this.faults.whilePublishing(tx, (publishing) =>
+      await this.faults.whilePublishing(tx, SESSION_EVALUATED, (publishing) =>
         this.events.publish(publishing, { name: SESSION_EVALUATED, payload }),
       );
       return evaluated;

@@ -33,7 +33,17 @@ export default defineConfig({
             'reference-service/**/*.test.ts',
             'test/{journeys,chaos}/**/*.test.ts',
           ],
+          exclude: ['nestjs/compatibility/**'],
           ...postgres,
+        },
+      },
+      {
+        test: {
+          name: 'compatibility',
+          include: ['nestjs/compatibility/*.test.ts'],
+          ...postgres,
+          // Installs other versions of Nest, and the ORMs: a project of its own, so that only its tests wait for it.
+          globalSetup: [postgres.globalSetup, 'nestjs/compatibility/install.ts'],
         },
       },
       { test: { name: 'repo', include: ['test/repo/*.test.ts'], testTimeout: 60_000 } },

@@ -113,10 +113,11 @@ export async function runPaced(
   sessions: SessionRange,
   perSecond: number,
   seconds: number,
+  givenUpAfterMs = GIVEN_UP_AFTER_MS,
 ): Promise<PacedResult> {
   const nextSession = takeSessions(sessions);
   const publish = newHistogram();
-  const process_ = newHistogram();
+  const processing = newHistogram();
   const total = Math.round(perSecond * seconds);
   const everyMs = 1_000 / perSecond;
   let failure: Error | undefined;
@@ -134,7 +135,7 @@ export async function runPaced(
     const fail = (error: Error) => {
       failure ??= error;
     };
-    const wholly = processed.then(() => note(process_, dueAt));
+    const wholly = processed.then(() => note(processing, dueAt));
     Promise.all([published.then(() => note(publish, dueAt)), wholly]).then(settle, (error: Error) => {
       fail(error);
       settle();
@@ -151,7 +152,7 @@ export async function runPaced(
   // As long as something comes to its end the rest is only late, and how late is measured.
   for (let before = Number.NaN; failure === undefined && open > 0 && open !== before; ) {
     before = open;
-    await Promise.race([allDone, delay(GIVEN_UP_AFTER_MS)]);
+    await Promise.race([allDone, delay(givenUpAfterMs)]);
   }
   if (failure !== undefined) throw failure;
   const used = meter();
@@ -162,7 +163,7 @@ export async function runPaced(
     // Of all the work, those that came late included, over the time that was meant for it.
     cpuShare: (used.cpuShare * used.seconds) / (total / perSecond),
     publishMs: quantiles(publish),
-    processedMs: quantiles(process_),
+    processedMs: quantiles(processing),
     firstRssMb,
     lastRssMb: rssMb(),
   };

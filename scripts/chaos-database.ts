@@ -34,15 +34,13 @@ export async function startChaosDatabase(): Promise<ChaosDatabase> {
   for (const name of [
     'reference-service/sql/schema.sql',
     'nestjs/sql/event_backups.sql',
+    // Whose event it was: each start of the service is a pod of its own.
+    'nestjs/sql/event_backups.extend.sql',
     'nestjs/sql/event_deliveries.sql',
     'jobs/schema/roles.sql',
   ]) {
     await query(readFileSync(root(name), 'utf8'));
   }
-  // Whose event it was: each start of the service is a pod of its own.
-  await query(
-    'alter table event_backups add column if not exists published_by text, add column if not exists published_hash text',
-  );
   for (const role of ['counterfoil_owner', 'counterfoil_jobs']) {
     await query(`alter role ${role} login password '${PASSWORD}'`);
   }

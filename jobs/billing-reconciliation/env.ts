@@ -54,9 +54,9 @@ export const billingReconciliationSettings = {
       .regex(/^\d{1,18}(,\d{1,18})*$/, 'must be ids separated by commas')
       .optional(),
   ),
-  /** Asks event-replay to replay what is still pending behind open findings. */
+  /** Asks event-replay to send or rebuild the events behind open findings. */
   CF_REPAIR: flag(false),
-  /** The most events that one run asks to be replayed, over all checks. */
+  /** The most events and findings that one run asks for, over all checks. */
   CF_REPAIR_LIMIT: count(100, 1, 100_000),
   /** A file to which findings that changed and the summary are written as JSON. */
   CF_REPORT_FILE: optional(),

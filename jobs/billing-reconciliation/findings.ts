@@ -110,29 +110,44 @@ export async function recordSeen(
        SELECT * FROM jsonb_to_recordset($4::jsonb) AS seen (
          kind text, key text, row_id text, fact_at timestamptz, ledger_rows integer, expected_minor numeric,
          actual_minor numeric, currency text, cause text, event_id text, published_hash text, provisional boolean)
-     ), known AS MATERIALIZED (
-       SELECT seen.*, d.id, d.status AS was, d.opened_at,
+     ), waivable AS MATERIALIZED (
+       -- Looked at once: without any waiver alive, no row is asked about one.
+       SELECT seen.*,
+              CASE WHEN EXISTS (SELECT FROM waivers AS w
+                                 WHERE w.check_name = $1::text AND w.ended_at IS NULL
+                                   AND (w.waived_until IS NULL OR w.waived_until > statement_timestamp()))
+                   THEN waiver_of($1::text, kind, cause, key, published_hash, currency, fact_at) END AS waiver
+         FROM seen
+     ), judged AS MATERIALIZED (
+       SELECT seen.*, d.id, d.status AS was,
               CASE d.status
                 WHEN 'suspected' THEN CASE WHEN d.status_changed_at < $3::timestamptz THEN 'open' ELSE d.status END
                 WHEN 'acknowledged' THEN CASE WHEN d.acknowledged_until <= clock_timestamp() THEN 'open' ELSE d.status END
                 WHEN 'resolved' THEN 'suspected'
                 ELSE d.status
-              END AS becomes
-         FROM seen JOIN discrepancies d
+              END AS stands
+         FROM waivable AS seen JOIN discrepancies d
            ON d.check_name = $1::text AND d.kind = seen.kind AND d.key = seen.key AND d.row_id = seen.row_id
+     ), known AS MATERIALIZED (
+       SELECT judged.*,
+              CASE WHEN stands IN ('suspected', 'open') AND waiver IS NOT NULL THEN 'waived' ELSE stands END AS becomes
+         FROM judged
      ), changed AS (
        UPDATE discrepancies d
           SET status = known.becomes,
               status_changed_at = CASE WHEN known.becomes <> known.was THEN clock_timestamp() ELSE d.status_changed_at END,
               status_reason = CASE
                 WHEN known.becomes = known.was THEN d.status_reason
+                WHEN known.becomes = 'waived' THEN 'falls under waiver ' || known.waiver
                 WHEN known.was = 'suspected' THEN 'seen again by a later run'
                 WHEN known.was = 'acknowledged' THEN 'the acknowledgement has ended'
                 ELSE 'seen again after it was resolved' END,
-              opened_at = CASE WHEN known.becomes = 'open' AND known.was = 'suspected' THEN clock_timestamp() ELSE d.opened_at END,
+              opened_at = CASE WHEN known.becomes = 'open' AND (known.was = 'suspected' OR d.opened_at IS NULL)
+                               THEN clock_timestamp() ELSE d.opened_at END,
+              waiver_id = CASE WHEN known.becomes = 'waived' THEN known.waiver ELSE d.waiver_id END,
               reopen_count = d.reopen_count
                 + CASE WHEN known.becomes = 'open' AND known.was = 'suspected' AND d.opened_at IS NOT NULL THEN 1 ELSE 0 END,
-              resolved_at = CASE WHEN known.becomes = 'suspected' AND known.was = 'resolved' THEN NULL ELSE d.resolved_at END,
+              resolved_at = CASE WHEN known.becomes <> 'resolved' AND known.was = 'resolved' THEN NULL ELSE d.resolved_at END,
               acknowledged_by = CASE WHEN known.becomes <> known.was THEN NULL ELSE d.acknowledged_by END,
               acknowledged_until = CASE WHEN known.becomes <> known.was THEN NULL ELSE d.acknowledged_until END,
               cause = known.cause, event_id = known.event_id, published_hash = known.published_hash,
@@ -151,10 +166,12 @@ export async function recordSeen(
        RETURNING d.*, known.was
      ), added AS (
        INSERT INTO discrepancies (check_name, kind, key, row_id, status, cause, event_id, published_hash, fact_at,
-                                  ledger_rows, expected_minor, actual_minor, currency, provisional, first_run_id)
-       SELECT $1::text, kind, key, row_id, 'suspected', cause, event_id, published_hash, fact_at, ledger_rows,
-              expected_minor, actual_minor, currency, provisional, $2::uuid
-         FROM seen
+                                  ledger_rows, expected_minor, actual_minor, currency, provisional, first_run_id,
+                                  waiver_id, status_reason)
+       SELECT $1::text, kind, key, row_id, CASE WHEN waiver IS NULL THEN 'suspected' ELSE 'waived' END, cause, event_id,
+              published_hash, fact_at, ledger_rows, expected_minor, actual_minor, currency, provisional, $2::uuid,
+              waiver, 'falls under waiver ' || waiver
+         FROM waivable AS seen
         WHERE NOT EXISTS (SELECT FROM known
                            WHERE known.kind = seen.kind AND known.key = seen.key AND known.row_id = seen.row_id)
        ON CONFLICT ON CONSTRAINT discrepancies_fingerprint DO NOTHING
@@ -169,6 +186,27 @@ export async function recordSeen(
        FROM added
       ORDER BY id`,
     [check, runId, startedAt, JSON.stringify(rows)],
+  );
+}
+
+/** Brings findings back whose waiver has ended: as open where they were so before, else as suspected. */
+export async function bringBackWaived(transaction: Transaction, check: string): Promise<FindingChange[]> {
+  return await transaction.query<FindingChange>(
+    `-- billing-reconciliation: bringBackWaived; index discrepancies_waived
+     WITH over AS (
+       SELECT d.id FROM discrepancies AS d JOIN waivers AS w ON w.id = d.waiver_id
+        WHERE d.check_name = $1::text AND d.status = 'waived'
+          AND (w.ended_at IS NOT NULL OR w.waived_until <= statement_timestamp())
+     )
+     UPDATE discrepancies AS d
+        SET status = CASE WHEN d.opened_at IS NULL THEN 'suspected' ELSE 'open' END, waiver_id = NULL,
+            status_changed_at = clock_timestamp(), status_reason = 'the waiver has ended'
+       FROM over
+      WHERE d.id = over.id AND d.status = 'waived'
+     RETURNING d.id, d.kind, d.key, d.row_id, 'waived' AS was, d.status, d.cause, d.event_id, d.published_hash, d.fact_at,
+               trim_scale(d.expected_minor) AS expected_minor, trim_scale(d.actual_minor) AS actual_minor,
+               d.currency, d.provisional`,
+    [check],
   );
 }
 

@@ -13,7 +13,7 @@ import { formatInstant, latest, parseInstant } from './instant.ts';
 import { Look } from './look.ts';
 import { type CheckState, declareCheck, redeclareCheck, writeAudit } from './queries.ts';
 import { type CheckRun, findHorizon, leaseName, reconcile } from './reconcile.ts';
-import { requestRepair } from './repair.ts';
+import { askForRepair } from './repair.ts';
 import { answerRequests } from './requests.ts';
 import { Tally } from './tally.ts';
 
@@ -107,7 +107,7 @@ async function takeChecks(
   }
   if (settings.CF_MODE === 'tail' || settings.CF_MODE === 'verify')
     complete = (await answerRequests(runs, runs.length === plans.length)) && complete;
-  if (settings.CF_REPAIR && !signal.aborted) await requestRepair(runs);
+  if (settings.CF_REPAIR && !signal.aborted) await askForRepair(runs);
   const absent = await findAbsent(context, plans);
   if (absent.length > 0) {
     complete = false;
@@ -303,15 +303,15 @@ async function auditChanges(
   plans: readonly InspectedCheck[],
   tally: Tally,
 ): Promise<void> {
-  const { suspected = 0, opened = 0, resolved = 0 } = tally.counts();
-  if (suspected + opened + resolved === 0) return;
+  const { suspected = 0, opened = 0, resolved = 0, waived = 0 } = tally.counts();
+  if (suspected + opened + resolved + waived === 0) return;
   await context.database.transaction({}, async (transaction) => {
     await writeAudit(transaction, {
       installation: context.settings.CF_INSTALLATION,
       runId: context.runId,
       action: 'reconciled',
       scope: { mode: context.settings.CF_MODE, checks: plans.map(({ check }) => check.name) },
-      counts: { suspected, opened, resolved },
+      counts: { suspected, opened, resolved, waived },
     });
   });
 }

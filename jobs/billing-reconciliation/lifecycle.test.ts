@@ -160,7 +160,9 @@ describe('the life of a finding', () => {
     const rows = await database.query<{ counts: object; action: string }>(
       `SELECT action, counts FROM counterfoil.audit ORDER BY id DESC LIMIT 1`,
     );
-    expect(rows).toEqual([{ action: 'reconciled', counts: { suspected: 1, opened: 0, resolved: 0 } }]);
+    expect(rows).toEqual([
+      { action: 'reconciled', counts: { suspected: 1, opened: 0, resolved: 0, waived: 0 } },
+    ]);
     const after = await database.query(`SELECT count(*)::integer - 1 AS rows FROM counterfoil.audit`);
     expect(after).toEqual(before);
   });
@@ -177,7 +179,7 @@ describe('the life of a finding', () => {
     const rows = await database.query(
       `SELECT a.counts FROM counterfoil.audit a JOIN counterfoil.job_runs r USING (run_id)`,
     );
-    expect(rows).toEqual([{ counts: { suspected: 1, opened: 0, resolved: 0 } }]);
+    expect(rows).toEqual([{ counts: { suspected: 1, opened: 0, resolved: 0, waived: 0 } }]);
   });
 
   test('a changed definition is accepted, and its findings are judged by the new one', async () => {
@@ -221,110 +223,4 @@ describe('the life of a finding', () => {
     expect(other).toMatchObject({ exitCode: 2 });
     expect(other.message).toContain('installation one declares it otherwise');
   });
-});
-
-describe('repair', () => {
-  test('nothing is asked of replay unless it is switched on', async () => {
-    const session = await addSession(database);
-    await addEvent(database, session.id);
-    await full();
-    await tail();
-    expect(await database.query('SELECT 1 FROM counterfoil.requests')).toEqual([]);
-  });
-
-  /** Lost sessions whose events are pending; gives the ids of those events. */
-  const lose = async (count: number): Promise<string[]> => {
-    const ids: string[] = [];
-    for (let position = 0; position < count; position += 1) {
-      const session = await addSession(database, { completedAt: minutesAgo(100 - position) });
-      ids.push(await addEvent(database, session.id));
-    }
-    return ids;
-  };
-  const repair = async (environment: Record<string, string> = {}) =>
-    (await tail({ CF_REPAIR: 'true', ...environment })).counts.replays_requested;
-  const finish = (status: 'done' | 'refused' = 'done') =>
-    database.query(`UPDATE counterfoil.requests SET status = $1, finished_at = clock_timestamp()`, [status]);
-
-  test('open findings with a pending event become one request, within the limit; suspected ones do not', async () => {
-    const ids = await lose(3);
-    const processed = await addSession(database);
-    await addEvent(database, processed.id, { status: 'processed' });
-    await full({ CF_REPAIR: 'true' });
-    expect(await database.query('SELECT 1 FROM counterfoil.requests')).toEqual([]);
-    expect(await repair({ CF_REPAIR_LIMIT: '2' })).toBe(2);
-    await finish();
-    // What was finished without the bill may be asked for again.
-    expect(await repair()).toBe(3);
-    const requests = await database.query<{ scope: { event_ids: string[] }; kind: string }>(
-      'SELECT kind, scope FROM counterfoil.requests ORDER BY id DESC LIMIT 1',
-    );
-    expect(requests[0]?.kind).toBe('replay');
-    expect([...(requests[0]?.scope.event_ids ?? [])].sort()).toEqual(ids.sort());
-  });
-
-  test('ten events go first; the rest waits until they have ended and were judged again', async () => {
-    await lose(13);
-    await full();
-    expect(await repair()).toBe(10);
-    expect(await repair()).toBe(0);
-    await finish();
-    expect(await repair()).toBe(13);
-  });
-
-  test('a probe that was refused is followed by another probe', async () => {
-    await lose(11);
-    await full();
-    expect(await repair()).toBe(10);
-    await finish('refused');
-    expect(await repair()).toBe(10);
-  });
-
-  test('what opens after the last request is another incident, which has a probe of its own', async () => {
-    await lose(1);
-    await full();
-    expect(await repair()).toBe(1);
-    await finish();
-    await database.query(`UPDATE event_backups SET status = 'processed'`);
-    await lose(11);
-    await full();
-    expect(await repair()).toBe(10);
-  });
-
-  test.each([
-    ['duplicate', ['1000', '1000']],
-    ['amount', ['1']],
-  ])(
-    'a new %s after the probe stops it until a person has decided, and the audit says so once',
-    async (kind, bills) => {
-      const checks = { CF_CHECKS_FILE: checksFile(sessionBilling()) };
-      const old = await addBilledSession(database);
-      await addLedgerRow(database, { sessionId: old.id });
-      await lose(12);
-      await full(checks);
-      expect(await repair(checks)).toBe(10);
-      const harmed = await addSession(database);
-      for (const amountMinor of bills) await addLedgerRow(database, { sessionId: harmed.id, amountMinor });
-      await full(checks);
-      await finish();
-      for (let run = 0; run < 2; run += 1) {
-        const end = await tail({ CF_REPAIR: 'true', ...checks });
-        expect(end.counts.replays_requested).toBe(0);
-        expect(end.lines.filter(({ msg }) => String(msg).startsWith('repair is stopped'))).toHaveLength(1);
-      }
-      const found = (await findingsOf(database)).find(({ key }) => key.includes(harmed.id));
-      expect(found?.kind).toBe(kind);
-      expect(
-        await database.query(
-          `SELECT a.reason FROM counterfoil.audit a JOIN counterfoil.job_runs USING (run_id)
-          WHERE a.action = 'repair_stopped'`,
-        ),
-      ).toEqual([{ reason: `first seen since: findings ${found?.id}` }]);
-      await database.query(
-        `UPDATE counterfoil.discrepancies SET status = 'acknowledged', acknowledged_until = now() + interval '1 hour' WHERE id = $1`,
-        [found?.id],
-      );
-      expect(await repair(checks)).toBe(12);
-    },
-  );
 });

@@ -9,6 +9,7 @@ import type { Lease } from '../runtime/job-lock.ts';
 import { pause } from '../runtime/pause.ts';
 import type { ReconciliationContext } from './env.ts';
 import {
+  bringBackWaived,
   type Discrepancy,
   type FindingChange,
   listByIds,
@@ -83,6 +84,7 @@ export async function findHorizon(
 export async function reconcile(run: CheckRun): Promise<Reconciled> {
   const { context, horizon, plan, look, tally } = run;
   tally.count('future_facts', await look.futureFacts(horizon.now));
+  await write(run, async (transaction) => await bringBackWaived(transaction, plan.check.name));
   const looked = await lookAgain(run);
   await write(run, async (transaction) => {
     await noteHeldBack(transaction, plan.check.name, horizon.heldBackBy);

@@ -1,70 +1,113 @@
 /**
- * Asks event-replay to replay what is pending behind open findings. Only that cause is mended by machine here:
- * a missing event has to be rebuilt by the service, and a wrong or second bill is never mended by replay. A few
- * events go first; the next request waits until the last one has ended and its keys were judged again, and a
- * wrong or second bill that turns up after it stops the repair for as long as it stands.
+ * Asks event-replay to mend open findings: to send what is pending behind them, and to let the service rebuild the
+ * event of what was never published, or was processed without a bill. A wrong or second bill is never mended by
+ * machine, and a bill without its fact is a person's. A few go first, of each kind; the next request waits until the
+ * last one has ended and its keys were judged again, and a wrong or second bill that turns up after any of them stops
+ * the repair for as long as it stands.
  */
+import type { Transaction } from '../runtime/database.ts';
 import { formatInstant } from './instant.ts';
-import { findLastRepair, listReplayable, requestReplay, writeAudit } from './queries.ts';
+import { writeAudit } from './queries.ts';
 import type { CheckRun } from './reconcile.ts';
+import {
+  findLastRepair,
+  type LastRepair,
+  listRebuildable,
+  listReplayable,
+  type RepairKind,
+  requestRepair,
+} from './repair-queries.ts';
 
-/** Enough to see whether a replay mends or harms, few enough to be corrected by hand. */
+/** Enough to see whether a repair mends or harms, few enough to be corrected by hand. */
 const PROBE = 10;
 
+const repairs = [
+  {
+    kind: 'replay',
+    counted: 'replays_requested',
+    reason: 'open findings whose event is still pending',
+    list: listReplayable,
+  },
+  {
+    kind: 'rebuild',
+    counted: 'rebuilds_requested',
+    reason: 'open findings whose event was never published, or processed without a bill',
+    list: listRebuildable,
+  },
+] as const satisfies readonly {
+  readonly kind: RepairKind;
+  readonly list: (transaction: Transaction, check: string, limit: number) => Promise<string[]>;
+  readonly [more: string]: unknown;
+}[];
+
 /**
- * At most one request per check, together at most the limit of the run.
+ * At most one request of each kind per check, together at most the limit of the run.
  * @param runs the checks whose lease this run holds
  */
-export async function requestRepair(runs: readonly CheckRun[]): Promise<void> {
+export async function askForRepair(runs: readonly CheckRun[]): Promise<void> {
   let left = runs[0]?.context.settings.CF_REPAIR_LIMIT ?? 0;
   for (const run of runs) {
     if (left === 0) return;
     run.lease.check();
-    const asked = await repairCheck(run, left);
-    left -= asked;
-    run.tally.count('replays_requested', asked);
+    left -= await repairCheck(run, left);
   }
 }
 
-/** Gives the number of events that were asked for. */
+/** Gives the number of events and findings that were asked for. */
 async function repairCheck(run: CheckRun, limit: number): Promise<number> {
-  const { context, plan, horizon } = run;
+  const { context, plan, horizon, tally } = run;
   const { name } = plan.check;
-  const entry = {
-    installation: context.settings.CF_INSTALLATION,
-    runId: context.runId,
-    scope: { check: name },
-  };
-  return await context.database.transaction({}, async (transaction) => {
-    const last = await findLastRepair(transaction, name, formatInstant(horizon.now));
-    if (last !== undefined && last.harm.length > 0) {
-      context.logger.warn(
-        { check: name, request: last.id, findings: last.harm },
-        'repair is stopped: wrong or second bills were first seen after its last request; acknowledge or waive them to go on',
-      );
-      if (!last.told) {
-        await writeAudit(transaction, {
-          ...entry,
-          action: 'repair_stopped',
-          reason: `first seen since: findings ${last.harm.join(', ')}`,
-          requestId: last.id,
-          counts: { findings: last.harm.length },
-        });
-      }
-      return 0;
+  const lookedAt = formatInstant(horizon.now);
+  const asked = await context.database.transaction({}, async (transaction) => {
+    const last = new Map<RepairKind, LastRepair | undefined>();
+    for (const { kind } of repairs) last.set(kind, await findLastRepair(transaction, name, kind, lookedAt));
+    const harmful = [...last.values()].find((one) => one !== undefined && one.harm.length > 0);
+    if (harmful !== undefined) {
+      await stop(run, transaction, harmful);
+      return [];
     }
-    if (last?.judged === false) return 0;
-    const most = last?.proven === true ? limit : Math.min(limit, PROBE);
-    const eventIds = await listReplayable(transaction, name, most);
-    if (eventIds.length === 0) return 0;
-    const requestId = await requestReplay(transaction, name, eventIds);
-    await writeAudit(transaction, {
-      ...entry,
-      action: 'replay_requested',
-      reason: 'open findings whose event is still pending',
-      ...(requestId === undefined ? {} : { requestId }),
-      counts: { events: eventIds.length },
-    });
-    return eventIds.length;
+    const made: { readonly counted: (typeof repairs)[number]['counted']; readonly count: number }[] = [];
+    let left = limit;
+    for (const { kind, counted, reason, list } of repairs) {
+      const before = last.get(kind);
+      if (left === 0 || before?.judged === false) continue;
+      const ids = await list(transaction, name, before?.proven === true ? left : Math.min(left, PROBE));
+      if (ids.length === 0) continue;
+      const requestId = await requestRepair(transaction, name, kind, ids, reason);
+      await writeAudit(transaction, {
+        ...entryOf(run),
+        action: `${kind}_requested`,
+        reason,
+        ...(requestId === undefined ? {} : { requestId }),
+        counts: { [kind === 'replay' ? 'events' : 'findings']: ids.length },
+      });
+      left -= ids.length;
+      made.push({ counted, count: ids.length });
+    }
+    return made;
+  });
+  for (const { counted, count } of asked) tally.count(counted, count);
+  return asked.reduce((sum, { count }) => sum + count, 0);
+}
+
+/** Says what stands in the way: in the log at each run, in the audit once. */
+async function stop(run: CheckRun, transaction: Transaction, last: LastRepair): Promise<void> {
+  run.context.logger.warn(
+    { check: run.plan.check.name, request: last.id, findings: last.harm },
+    'repair is stopped: wrong or second bills were first seen after its last request; acknowledge or waive them to go on',
+  );
+  if (last.told) return;
+  await writeAudit(transaction, {
+    ...entryOf(run),
+    action: 'repair_stopped',
+    reason: `first seen since: findings ${last.harm.join(', ')}`,
+    requestId: last.id,
+    counts: { findings: last.harm.length },
   });
 }
+
+const entryOf = ({ context, plan }: CheckRun) => ({
+  installation: context.settings.CF_INSTALLATION,
+  runId: context.runId,
+  scope: { check: plan.check.name },
+});

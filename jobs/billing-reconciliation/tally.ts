@@ -34,10 +34,12 @@ const zeroCounts = {
   suspected: 0,
   opened: 0,
   resolved: 0,
+  waived: 0,
   updated: 0,
   future_facts: 0,
   requests: 0,
   replays_requested: 0,
+  rebuilds_requested: 0,
   standing_suspected: 0,
   standing_open: 0,
   standing_acknowledged: 0,
@@ -78,8 +80,10 @@ export class Tally {
       case 'resolved':
         this.count('resolved', 1);
         break;
-      case 'acknowledged':
       case 'waived':
+        this.count('waived', 1);
+        break;
+      case 'acknowledged':
         throw new RunFailure('internal', `a run must not make a finding ${change.status}`);
     }
     this.report({

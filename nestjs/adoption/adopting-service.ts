@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { waitFor } from '../../test/builders/wait-for.ts';
 import { MODULE, TSC } from './packed-module.ts';
 import { readAdoption } from './readme.ts';
 
@@ -110,7 +111,7 @@ async function startProcess(folder: string, env: Readonly<Record<string, string>
   const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.on('exit', (code, signal) => resolve({ code, signal }));
   });
-  const listening = new Promise<void>((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     const read = (chunk: Buffer): void => {
       output += chunk.toString();
       if (output.includes('Nest application successfully started')) resolve();
@@ -119,7 +120,13 @@ async function startProcess(folder: string, env: Readonly<Record<string, string>
     child.stderr?.on('data', read);
     void exited.then(() => reject(new Error(`the service ended:\n${output}`)));
   });
-  await listening;
+  // Nest says so before it listens.
+  await waitFor('the service answers', () =>
+    fetch(`http://localhost:${port}/health/live`).then(
+      () => true,
+      () => false,
+    ),
+  );
   return {
     port,
     output: () => output,

@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { Client } from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -103,6 +104,14 @@ describe('the tarball', () => {
     ].filter((path) => !path.includes('*'));
     expect(named.length).toBeGreaterThan(5);
     for (const path of named) expect(packed.files).toContain(path.replace('./', ''));
+  });
+
+  test('lets a migration find the SQL by the package’s name', () => {
+    const { resolve } = createRequire(join(service.folder, 'package.json'));
+    expect(readFileSync(resolve('@counterfoil/nestjs/sql/event_backups.sql'), 'utf8')).toBe(
+      readFileSync(join(MODULE, 'sql/event_backups.sql'), 'utf8'),
+    );
+    expect(() => resolve('@counterfoil/nestjs/dist/deliveries.js')).toThrow('not defined by "exports"');
   });
 
   test('has the licence of the repository', () => {

@@ -9,21 +9,6 @@ import type { Status } from './status.ts';
 type Style = Parameters<typeof styleText>[0];
 type Paint = (style: Style, text: string) => string;
 
-/** What happens to a finding by itself, and what a person has to do; one line per kind and cause. */
-const nextStep: Readonly<Record<string, { readonly person: boolean; readonly text: string }>> = {
-  'missing/event_pending': { person: false, text: 'replay delivers the event' },
-  'missing/event_parked': { person: true, text: 'see why the event was parked, mend that, then unpark it' },
-  'missing/processed_without_ledger': {
-    person: true,
-    text: 'the handler ran and wrote no bill: bill it again',
-  },
-  'missing/never_published': { person: true, text: 'no event was ever written: bill it from the session' },
-  'missing/unknown': { person: true, text: 'no event row is left to tell why: look at the session' },
-  duplicate: { person: true, text: 'reverse the bills that are too many' },
-  amount: { person: true, text: 'reverse the bill and write the right amount' },
-  orphan: { person: true, text: 'a bill without a session: find out what it is for' },
-};
-
 const kindNames: Readonly<Record<FindingGroup['kind'], string>> = {
   missing: 'without a bill',
   duplicate: 'billed more than once',
@@ -155,7 +140,11 @@ function replaySummary({ replay, runs, findings }: Status): string {
     return replay
       .map((group) => {
         const reason = group.parked_reason === null ? '' : ` (${group.parked_reason})`;
-        return `${group.events} ${group.status}${reason}, oldest ${utc(group.oldest_at)}`;
+        const heldUp = group.held_up === 0 ? '' : `, ${group.held_up} held up by the service's database`;
+        const waited =
+          group.waited_seconds === null ? '' : `, waiting for a bill for ${age(group.waited_seconds)}`;
+        const word = group.status === 'handed_to_outbox' ? 'handed to the outbox' : group.status;
+        return `${group.events} ${word}${reason}, oldest ${utc(group.oldest_at)}${heldUp}${waited}`;
       })
       .join('; ');
   }
@@ -167,20 +156,10 @@ function replaySummary({ replay, runs, findings }: Status): string {
 }
 
 function person(status: Status, paint: Paint): string[] {
-  const needed = new Map<string, number>();
-  for (const group of status.findings) {
-    if (group.status !== 'open') continue;
-    const step = nextStep[group.kind === 'missing' ? `missing/${group.cause ?? 'unknown'}` : group.kind];
-    if (step?.person === true) needed.set(step.text, (needed.get(step.text) ?? 0) + group.findings);
-  }
-  for (const group of status.requests) {
-    if (group.needs_approval > 0)
-      needed.set('approve or refuse the correction request', group.needs_approval);
-  }
-  if (needed.size === 0) return [paint('bold', 'Does it need you?  No.'), ''];
+  if (status.forAPerson.length === 0) return [paint('bold', 'Does it need you?  No.'), ''];
   return [
     paint(['bold', 'red'], 'Does it need you?  Yes:'),
-    ...[...needed].map(([text, findings]) => `  ${findings} × ${text}`),
+    ...status.forAPerson.map(({ count, text }) => `  ${count} × ${text}`),
     '',
   ];
 }

@@ -15,7 +15,7 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   await database.query(
-    'TRUNCATE counterfoil.checks, counterfoil.discrepancies, counterfoil.replay_events, counterfoil.job_runs, counterfoil.requests, counterfoil.freezes CASCADE',
+    'TRUNCATE counterfoil.checks, counterfoil.discrepancies, counterfoil.replay_events, counterfoil.job_runs, counterfoil.requests, counterfoil.request_items, counterfoil.freezes CASCADE',
   );
 });
 
@@ -214,7 +214,9 @@ describe('the screen', () => {
     await database.query(
       `INSERT INTO counterfoil.requests (kind, scope, reason) VALUES ('correction', '{}', 'wrong amount')`,
     );
-    expect((await show()).text).toContain('1 × approve or refuse the correction request');
+    expect((await show()).text).toMatch(
+      /1 × approve or refuse the correction that \w+ asks for: SELECT counterfoil.approve\(\d+, '…'\)/,
+    );
   });
 
   it('shows a freeze until it ends or is released', async () => {
@@ -259,6 +261,123 @@ describe('the screen', () => {
     const startOfColour = String.fromCharCode(27);
     expect((await show([], {}, true)).text).toContain(`${startOfColour}[1m`);
     expect((await show()).text).not.toContain(startOfColour);
+  });
+});
+
+describe('what needs a person', () => {
+  const steps = async () =>
+    (JSON.parse((await show(['--json'])).text) as { forAPerson: { count: number; text: string }[] })
+      .forAPerson;
+  const request = async (kind: string, key: string, more: { status?: string; approvedBy?: string } = {}) =>
+    await database.query(
+      `INSERT INTO counterfoil.requests (kind, scope, check_name, reason, requested_by, approved_by, approved_at, status)
+       SELECT $1, jsonb_build_object('findings', array_agg(id)), 'session-billing', 'x', 'ann', $3,
+              CASE WHEN $3::text IS NOT NULL THEN now() END, $4
+         FROM counterfoil.discrepancies WHERE key = $2`,
+      [kind, key, more.approvedBy ?? null, more.status ?? 'open'],
+    );
+  const giveUp = async (key: string, outcome: string, error: string | null) =>
+    await database.query(
+      `INSERT INTO counterfoil.request_items (request_id, finding_id, status, outcome, error, finished_at)
+       SELECT 1, id, 'given_up', $2, $3, clock_timestamp() FROM counterfoil.discrepancies WHERE key = $1`,
+      [key, outcome, error],
+    );
+
+  it('is no pending event, and no rebuild while the jobs are at it', async () => {
+    await addCheck();
+    await addFinding({ kind: 'missing', key: '["1"]', cause: 'event_pending' });
+    await addFinding({ kind: 'missing', key: '["2"]', cause: 'never_published' });
+    await addFinding({ kind: 'missing', key: '["3"]', cause: 'processed_without_ledger' });
+    await request('rebuild', '["2"]');
+    expect(await steps()).toEqual([]);
+  });
+
+  it('is a rebuild that nobody asks for, and one that was given up, with its reason', async () => {
+    await addCheck();
+    await addFinding({ kind: 'missing', key: '["1"]', cause: 'never_published' });
+    expect(await steps()).toEqual([
+      { count: 1, text: 'no event was ever written: switch the repair on (CF_REPAIR), or request a rebuild' },
+    ]);
+    await request('rebuild', '["1"]');
+    await giveUp('["1"]', 'refused', 'bill_was_reversed');
+    expect(await steps()).toEqual([
+      {
+        count: 1,
+        text: 'no event was ever written, and the service did not rebuild it (refused:bill_was_reversed): bill it from the session',
+      },
+    ]);
+    // Of an incident before this one.
+    await database.query(`UPDATE counterfoil.discrepancies SET opened_at = clock_timestamp()`);
+    expect(await steps()).toEqual([]);
+  });
+
+  it('is a wrong bill until a correction waits for approval, then the approval, and nothing once it is approved', async () => {
+    await addCheck();
+    await addFinding({ kind: 'duplicate', key: '["1"]' });
+    await addFinding({ kind: 'amount', key: '["2"]' });
+    expect((await steps()).map(({ text }) => text)).toEqual([
+      'billed a wrong amount: request a correction, which another person approves',
+      'billed more than once: request a correction, which another person approves',
+    ]);
+    await request('correction', '["1"]');
+    await request('correction', '["2"]', { approvedBy: 'ben' });
+    expect(await steps()).toEqual([
+      { count: 1, text: expect.stringMatching(/^approve or refuse the correction that ann asks for/) },
+    ]);
+    await database.query(`UPDATE counterfoil.requests SET status = 'refused'`);
+    await giveUp('["1"]', 'no_route', 'http_404');
+    expect((await steps()).map(({ text }) => text)).toContain(
+      'billed more than once, and the correction was not made (no_route:http_404): correct it by hand, or request it anew',
+    );
+  });
+
+  it('is an orphan, and a bill of which no event row is left', async () => {
+    await addCheck();
+    await addFinding({ kind: 'orphan', key: '["1"]' });
+    await addFinding({ kind: 'missing', key: '["2"]', cause: 'unknown' });
+    await addFinding({ kind: 'orphan', key: '["3"]', status: 'acknowledged' });
+    expect((await steps()).map(({ count }) => count)).toEqual([1, 1]);
+  });
+
+  it('is a parked event, counted once, and none that waits for a release', async () => {
+    await addCheck();
+    await addFinding({ kind: 'missing', key: '["1"]', cause: 'event_parked' });
+    await database.query(`UPDATE counterfoil.discrepancies SET event_id = 'billed'`);
+    await database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_at, parked_reason)
+       VALUES ('billed', 'n', now(), 'parked', now(), 'fact_changed'),
+              ('other', 'n', now(), 'parked', now(), 'not_retryable'),
+              ('waits', 'n', now(), 'parked', now(), 'unknown_version')`,
+    );
+    expect(await steps()).toEqual([
+      { count: 1, text: 'see why the event was parked, mend that, then unpark it' },
+      { count: 1, text: 'see why the event was parked (not_retryable), mend that, then unpark it' },
+    ]);
+    const { text } = await show();
+    for (const reason of ['fact_changed', 'not_retryable', 'unknown_version'])
+      expect(text).toContain(`1 parked (${reason})`);
+  });
+
+  it('is what was given to the outbox more than an hour ago, and not a moment before', async () => {
+    await database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, handed_at)
+       VALUES ('e', 'n', now(), 'handed_to_outbox', now() - interval '59 minutes')`,
+    );
+    expect(await steps()).toEqual([]);
+    expect((await show()).text).toMatch(/1 handed to the outbox, oldest .*, waiting for a bill for 59 min/);
+    await database.query(`UPDATE counterfoil.replay_events SET handed_at = now() - interval '61 minutes'`);
+    expect(await steps()).toMatchObject([
+      { count: 1, text: expect.stringContaining('look at its publisher') },
+    ]);
+  });
+
+  it('is shown beside what the service’s database holds up', async () => {
+    await database.query(
+      `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, last_outcome, last_error)
+       VALUES ('a', 'n', now(), 'in_flight', '42501'), ('b', 'n', now(), 'in_flight', NULL),
+              ('c', 'n', now(), 'in_flight', 'at_capacity')`,
+    );
+    expect((await show()).text).toContain("1 held up by the service's database");
   });
 });
 

@@ -1,5 +1,6 @@
 /** Collects what the first screen shows, in one short read; decides nothing but the verdict. */
 import type { Database } from '../runtime/database.ts';
+import { type PersonStep, stepsForAPerson } from './person.ts';
 import {
   type CheckState,
   type FindingGroup,
@@ -38,6 +39,8 @@ export interface Status {
   readonly requests: readonly OpenRequest[];
   readonly freezes: readonly Freeze[];
   readonly rollout: RolloutState;
+  /** What waits for an approval or a decision; all else is the machine's. */
+  readonly forAPerson: readonly PersonStep[];
 }
 
 /** @throws RunFailure when the database or the state schema cannot be read */
@@ -61,7 +64,12 @@ export async function readStatus(
       freezes: await readFreezes(transaction),
     };
   });
-  return { ...fromDatabase, verdict: verdictOf(fromDatabase), rollout: await rollout };
+  return {
+    ...fromDatabase,
+    verdict: verdictOf(fromDatabase),
+    forAPerson: stepsForAPerson(fromDatabase),
+    rollout: await rollout,
+  };
 }
 
 /** Nothing found is not clean as long as nobody has looked. */

@@ -4,15 +4,13 @@ import type { Statement } from './driver.js';
 // What pg's own query object and connection offer beyond their types. Looked for before use: see `canPipeline`.
 
 interface Wire {
-  stream: { cork(): void; uncork(): void };
-  parsedStatements: object;
-  submittedNamedStatements: object;
   parse(message: unknown): void;
   bind(message: unknown): void;
   describe(message: unknown): void;
   execute(message: unknown): void;
   close(message: unknown): void;
   sync(): void;
+  _send(message: Uint8Array): boolean;
 }
 
 /** A statement as pg's client sends it: what `client.query` makes of its arguments. */
@@ -48,8 +46,9 @@ export function canPipeline(client: PoolClient): boolean {
   return (
     typeof clientClass.Query === 'function' &&
     typeof clientClass.Query.prototype.submit === 'function' &&
-    typeof connection?.parse === 'function' &&
-    typeof connection.sync === 'function'
+    typeof connection?.describe === 'function' &&
+    typeof connection.sync === 'function' &&
+    typeof connection._send === 'function'
   );
 }
 
@@ -77,17 +76,12 @@ export function pipelinedQueryOf(client: PoolClient): PipelinedQueryClass {
     }
 
     override submit(connection: Wire): Error | null {
-      connection.stream.cork();
-      try {
-        const quiet = withoutSync(connection);
-        for (const { sql, params } of this.first) {
-          // Its failure reaches this query: the server answers with one error for all of them.
-          new base({ text: sql, queryMode: 'extended' }, params, () => undefined).submit(quiet);
-        }
-        return super.submit(connection);
-      } finally {
-        connection.stream.uncork();
-      }
+      const messages: Uint8Array[] = [];
+      for (const statement of this.first) messages.push(...bytesOf(statement, base, connection));
+      const refusal = super.submit(new Recorder(connection, messages, true));
+      // All at once: one write to the socket costs as much as a dozen small ones in it.
+      if (refusal === null) connection._send(Buffer.concat(messages));
+      return refusal;
     }
 
     override handleCommandComplete(message: unknown, connection: Wire): void {
@@ -103,17 +97,57 @@ export function pipelinedQueryOf(client: PoolClient): PipelinedQueryClass {
   return Pipelined;
 }
 
-/** The connection for a statement that others follow: it neither asks for a description nor ends the batch. */
-function withoutSync(connection: Wire): Wire {
-  return {
-    stream: connection.stream,
-    parsedStatements: {},
-    submittedNamedStatements: {},
-    parse: (message) => connection.parse(message),
-    bind: (message) => connection.bind(message),
-    execute: (message) => connection.execute(message),
-    close: (message) => connection.close(message),
-    describe: () => undefined,
-    sync: () => undefined,
-  };
+/** The messages of statements without parameters: BEGIN is the same every time. */
+const constant = new WeakMap<Statement, readonly Uint8Array[]>();
+
+/** The messages of a statement that others follow: it asks for no description and does not end the batch. */
+function bytesOf(statement: Statement, base: WireQueryClass, connection: Wire): readonly Uint8Array[] {
+  const known = constant.get(statement);
+  if (known !== undefined) return known;
+  const messages: Uint8Array[] = [];
+  const { sql, params } = statement;
+  // Its failure reaches the query behind it: the server answers with one error for all of them.
+  new base({ text: sql, queryMode: 'extended' }, params, nothing).submit(
+    new Recorder(connection, messages, false),
+  );
+  if (params.length === 0) constant.set(statement, messages);
+  return messages;
 }
+
+/**
+ * As much of a connection as a query needs to write its messages, which are kept instead of sent: pg's own methods, on
+ * an object of its own. (One that inherits from the connection would make every access to the connection slow.)
+ */
+class Recorder implements Wire {
+  /** The query corks the stream around its messages: there is nothing to cork. */
+  readonly stream = {};
+  readonly parsedStatements = {};
+  readonly submittedNamedStatements = {};
+  readonly parse: Wire['parse'];
+  readonly bind: Wire['bind'];
+  readonly describe: Wire['describe'];
+  readonly execute: Wire['execute'];
+  readonly close: Wire['close'];
+  readonly sync: Wire['sync'];
+
+  /** @param last whether the query describes its result and ends the batch */
+  constructor(
+    connection: Wire,
+    private readonly messages: Uint8Array[],
+    last: boolean,
+  ) {
+    this.parse = connection.parse;
+    this.bind = connection.bind;
+    this.describe = last ? connection.describe : nothing;
+    this.execute = connection.execute;
+    this.close = connection.close;
+    this.sync = last ? connection.sync : nothing;
+  }
+
+  _send(message: Uint8Array): boolean {
+    this.messages.push(message);
+    return true;
+  }
+}
+
+const nothing = (): void => undefined;

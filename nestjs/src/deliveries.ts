@@ -135,6 +135,12 @@ class Delivery implements BackedDelivery {
 const MARK_RETRIES_MS = [100, 500, 1_000];
 
 /**
+ * Outcomes are sent no more often than this, in ms: the listeners' leases last thousands of times longer, and at some
+ * hundred events a second a statement then records several.
+ */
+const MARK_SPACING_MS = 4;
+
+/**
  * Renewals in the time of a lease. Of a finished listener, at least three quarters of it are then left in which no
  * other process starts it again: by default 22.5 s, longer than a failover or restart of the database.
  */
@@ -182,7 +188,7 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
     this.queue = new WaitingEvents(options.maxWaiting, options.maxWaitingLength);
     this.processId = `${options.publishedBy ?? 'process'}/${randomUUID()}`;
     this.claims = new StatementBatch((claims) => claimListeners(driver, claims, listenerLeaseMs));
-    this.marks = new StatementBatch((marks) => markListeners(driver, marks));
+    this.marks = new StatementBatch((marks) => markListeners(driver, marks), MARK_SPACING_MS);
   }
 
   async onModuleInit(): Promise<void> {

@@ -56,6 +56,32 @@ test('a statement that is stuck does not hold up those after it, and no more tha
   expect(most).toBe(2);
 });
 
+test('a statement waits for its distance from the one before, and the first one for nothing', async () => {
+  const sizes: number[] = [];
+  const batch = new StatementBatch(async (items: readonly number[]) => {
+    sizes.push(items.length);
+    return items;
+  }, 10_000);
+  await expect(batch.submit(1)).resolves.toBe(1);
+  void batch.submit(2);
+  void batch.submit(3);
+  for (let turn = 0; turn < 10; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  expect(sizes).toEqual([1]);
+
+  const close = new StatementBatch(async (items: readonly number[]) => {
+    sizes.push(items.length);
+    return items;
+  }, 20);
+  await close.submit(1);
+  const startedAt = performance.now();
+  await Promise.all([
+    close.submit(2),
+    new Promise((resolve) => setImmediate(resolve)).then(() => close.submit(3)),
+  ]);
+  expect(performance.now() - startedAt).toBeGreaterThan(15);
+  expect(sizes).toEqual([1, 1, 2]);
+});
+
 test('a statement that fails rejects its own items and no others', async () => {
   const batch = new StatementBatch(async (items: readonly string[]) => {
     if (items.includes('bad')) throw new Error('refused');

@@ -22,10 +22,17 @@ export class StatementBatch<Item, Result> {
   private waiting: Waiting<Item, Result>[] = [];
   private statements = 0;
   private scheduled = false;
-  private sentAt = 0;
-  private slow: NodeJS.Timeout | undefined;
+  private sentAt = Number.NEGATIVE_INFINITY;
+  private timer: NodeJS.Timeout | undefined;
 
-  constructor(private readonly execute: (items: readonly Item[]) => Promise<readonly Result[]>) {}
+  /**
+   * @param spacingMs a statement is sent no sooner than this after the one before: under load a few more items share
+   *   it, for a delay of no more than this; with less to do than that there is none
+   */
+  constructor(
+    private readonly execute: (items: readonly Item[]) => Promise<readonly Result[]>,
+    private readonly spacingMs = 0,
+  ) {}
 
   submit(item: Item): Promise<Result> {
     return new Promise((resolve, reject) => {
@@ -36,15 +43,10 @@ export class StatementBatch<Item, Result> {
 
   private schedule(): void {
     if (this.scheduled || this.waiting.length === 0 || this.statements >= MAX_STATEMENTS) return;
-    if (this.statements > 0) {
-      // One timer while there is something to wait for, whatever the number of items.
-      this.slow ??= setTimeout(
-        () => {
-          this.slow = undefined;
-          if (this.statements < MAX_STATEMENTS) void this.flush();
-        },
-        Math.max(1, this.sentAt + SLOW_MS - performance.now()),
-      );
+    const dueAt = this.sentAt + (this.statements > 0 ? SLOW_MS : this.spacingMs);
+    const waitMs = dueAt - performance.now();
+    if (this.statements > 0 || waitMs > 0) {
+      this.timer ??= setTimeout(() => this.flushLate(), Math.max(1, waitMs));
       return;
     }
     this.scheduled = true;
@@ -56,11 +58,16 @@ export class StatementBatch<Item, Result> {
     });
   }
 
+  private flushLate(): void {
+    this.timer = undefined;
+    if (this.statements < MAX_STATEMENTS) void this.flush();
+  }
+
   private async flush(): Promise<void> {
     const batch = this.waiting.splice(0, MAX_ITEMS);
     if (batch.length === 0) return;
-    clearTimeout(this.slow);
-    this.slow = undefined;
+    clearTimeout(this.timer);
+    this.timer = undefined;
     this.statements += 1;
     this.sentAt = performance.now();
     try {
@@ -70,6 +77,9 @@ export class StatementBatch<Item, Result> {
       for (const waiter of batch) waiter.reject(error);
     } finally {
       this.statements -= 1;
+      // It may have waited for a second statement, and need not any more.
+      clearTimeout(this.timer);
+      this.timer = undefined;
       this.schedule();
     }
   }

@@ -22,12 +22,12 @@ export const STATEMENT_TIMEOUT_MS = 10_000;
     {
       provide: DATABASE,
       inject: [SETTINGS],
-      useFactory: ({ databaseUrl, poolSize, podName }: Settings): Database => {
+      useFactory: ({ databaseUrl, poolSize, poolWaitMs, podName }: Settings): Database => {
         const pool = new Pool({
           connectionString: databaseUrl,
           max: poolSize,
           application_name: `reference-service ${podName}`.slice(0, 63),
-          connectionTimeoutMillis: 5_000,
+          connectionTimeoutMillis: poolWaitMs,
           // No statement_timeout: it is sent with the connection, where PgBouncer refuses it. Later than the server's
           // own limit in a transaction; a single statement that runs into this one loses its connection.
           query_timeout: STATEMENT_TIMEOUT_MS + 5_000,

@@ -19,6 +19,8 @@ const ALL_OF_A_TABLE = `
   union all
   select 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) from pg_constraint where conrelid = to_regclass($1)
   union all
+  select 'with ' || unnest(reloptions) from pg_class where oid = to_regclass($1)
+  union all
   select 'index ' || pg_get_indexdef(indexrelid) from pg_index where indrelid = to_regclass($1)
   order by line`;
 

@@ -30,6 +30,8 @@ const environment = z
       .default('false')
       .transform((text) => text === 'true'),
     POOL_SIZE: integer(1, 1_000).default(10),
+    // How long work waits for one of them, and a new one for the database, before it fails.
+    POOL_WAIT_SECONDS: integer(1, 3_600).default(5),
     MAX_IN_FLIGHT: integer(1, 100_000).default(100),
     // After a crash a replay waits this long before it takes a listener over.
     LISTENER_LEASE_SECONDS: integer(1, 3_600).default(30),
@@ -58,6 +60,7 @@ export interface Settings {
   serviceVersion: string;
   faults: boolean;
   poolSize: number;
+  poolWaitMs: number;
   maxInFlight: number;
   listenerLeaseMs: number;
   shutdownPauseMs: number;
@@ -98,6 +101,7 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
     serviceVersion: s.SERVICE_VERSION,
     faults: s.FAULTS,
     poolSize: s.POOL_SIZE,
+    poolWaitMs: s.POOL_WAIT_SECONDS * 1_000,
     maxInFlight: s.MAX_IN_FLIGHT,
     listenerLeaseMs: s.LISTENER_LEASE_SECONDS * 1_000,
     shutdownPauseMs: s.SHUTDOWN_PAUSE_SECONDS * 1_000,

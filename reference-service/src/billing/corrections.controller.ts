@@ -20,7 +20,7 @@ import { CORRECTION_OUTCOMES, type CorrectionResult, Corrections } from './corre
 export const MAX_CORRECTIONS = 100;
 
 /** Minor units as a text, since JSON's numbers end at 2^53. */
-const minorUnits = z.string().regex(/^-?\d{1,30}$/, 'minor units as a text of digits');
+const minorUnits = z.string().regex(/^-?\d{1,30}(\.\d{1,30})?$/, 'minor units as a text of digits');
 
 const correction = z.strictObject({
   key: z.tuple([z.string().min(1).max(200)]),

@@ -204,6 +204,7 @@ describe('what is no longer as it was approved stays as it is', () => {
     ['another number of bills', duplicate, { ledgerRows: 3 }],
     ['another sum', duplicate, { actualMinor: '25001' }],
     ['another amount of the fact', duplicate, { expectedMinor: '12499' }],
+    ['a fraction of a minor unit', duplicate, { actualMinor: '25000.5' }],
     ['another currency', duplicate, { currency: 'USD' }],
     ['one bill where two were approved', amount, { kind: 'duplicate' }],
   ])('%s: changed', async (_title, approved, more) => {

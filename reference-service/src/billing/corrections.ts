@@ -185,12 +185,16 @@ export function planCorrection(
   const isAsApproved =
     live.length === approved.ledgerRows &&
     live.length >= (approved.kind === 'duplicate' ? 2 : 1) &&
-    (approved.expectedMinor === null || BigInt(approved.expectedMinor) === BigInt(fact.amountMinor)) &&
-    (approved.actualMinor === null || BigInt(approved.actualMinor) === billed) &&
+    isOrNull(approved.expectedMinor, BigInt(fact.amountMinor)) &&
+    isOrNull(approved.actualMinor, billed) &&
     (approved.currency === null || approved.currency === fact.currency);
   if (!isAsApproved) return { finding: nothing('changed') };
   return { reversed: live.filter((row) => row !== kept), billAnew: kept === undefined };
 }
+
+/** Amounts are compared as they are written: a fraction of a minor unit is no amount of this ledger. */
+const isOrNull = (approved: string | null, amount: bigint): boolean =>
+  approved === null || approved === String(amount);
 
 async function limitLockWait(tx: SqlRunner): Promise<void> {
   await tx.run(`/* reference-service limit-lock-wait */ select set_config('lock_timeout', $1::text, true)`, [

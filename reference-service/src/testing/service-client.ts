@@ -88,12 +88,12 @@ export function clientOf(url: string): ServiceClient {
   return client;
 }
 
-/** Asks again until `probe` gives something, for twenty seconds at most; `what` names what never came. */
+/** Asks again until `probe` gives something, for forty seconds at most; `what` names what never came. */
 export async function eventually<Result>(
   what: string,
   probe: () => Promise<Result | undefined | false> | Result | undefined | false,
 ): Promise<Result> {
-  for (const endsAt = performance.now() + 20_000; performance.now() < endsAt; ) {
+  for (const endsAt = performance.now() + 40_000; performance.now() < endsAt; ) {
     const result = await probe();
     if (result !== undefined && result !== false) return result;
     await new Promise((resolve) => setTimeout(resolve, 20));

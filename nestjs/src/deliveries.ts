@@ -131,6 +131,9 @@ class Delivery implements BackedDelivery {
   }
 }
 
+/** For work that nobody waits for: it rejects only where a logger throws, and that must not end the process. */
+const nothing = (): void => undefined;
+
 /** Pauses before an outcome is written again, in ms; the last one goes on. */
 const MARK_RETRIES_MS = [100, 500, 1_000];
 
@@ -193,7 +196,7 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
 
   async onModuleInit(): Promise<void> {
     const everyMs = Math.ceil(this.options.listenerLeaseMs / RENEWALS_PER_LEASE);
-    this.renewal = setInterval(() => void this.renew(), everyMs);
+    this.renewal = setInterval(() => void this.renew().catch(nothing), everyMs);
     this.renewal.unref();
     await findTraceApi();
   }
@@ -234,7 +237,7 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
     }
     if (this.inWork.has(eventId)) return;
     const work = this.takeRoom(event, true);
-    if (work !== undefined) void this.claimAndRun(work, 'Event published');
+    if (work !== undefined) void this.claimAndRun(work, 'Event published').catch(nothing);
     else if (this.phase === 'closed' || !this.queue.add(event)) this.leaveForRoom(event);
   }
 
@@ -368,14 +371,14 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
       claimed = await this.claims.submit(work.claim);
     } catch (thrown) {
       const error = errorCode(thrown);
+      this.countLeftPending(work, 'claim_failed');
+      this.release(work);
       this.logger.error({
         message: 'Event could not be claimed and stays pending',
         eventId,
         eventName,
         error,
       });
-      this.countLeftPending(work, 'claim_failed');
-      this.release(work);
       return { kind: 'claim_failed', error };
     }
     work.leaseEndsAt = sentAt + this.options.listenerLeaseMs;
@@ -549,12 +552,6 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
    */
   private giveUp(work: InWork, late: readonly string[]): void {
     const { eventId, eventName } = work.event;
-    this.logger.error({
-      message: 'Listener runs past its deadline; its lease is given up',
-      eventId,
-      eventName,
-      listeners: late,
-    });
     for (const [name, startedAt] of work.open) {
       if (startedAt !== undefined) this.metrics.listenerRan(eventName, name, 'given_up');
     }
@@ -563,6 +560,12 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
     work.end();
     for (const name of late) work.turns?.get(name)?.end();
     this.release(work);
+    this.logger.error({
+      message: 'Listener runs past its deadline; its lease is given up',
+      eventId,
+      eventName,
+      listeners: late,
+    });
   }
 
   /** Counts how a delivery ended, unless it was counted when it was given up or left by the drain. */
@@ -610,7 +613,7 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
       const work = this.takeRoom(next.event, true);
       if (work === undefined) return;
       work.since = next.since;
-      void this.claimAndRun(work, 'Event published');
+      void this.claimAndRun(work, 'Event published').catch(nothing);
     }
   }
 

@@ -111,6 +111,31 @@ test('a listener that rejects late is recorded as failed, and its rejection is h
   ]);
 });
 
+test('a log that cannot be written fails no transaction, ends no process and holds no room', async () => {
+  const trial = await start({ listenerLeaseMs: 60_000, publishes: undefined });
+  const { lines } = trial.log;
+  lines.push = () => {
+    throw new Error('the disk is full');
+  };
+  try {
+    bill = () => {
+      throw new Error('and billing fails');
+    };
+    await expect(trial.publish()).resolves.toEqual(expect.any(String));
+    await expect(trial.publish({}, 'services.session.archived.v1')).resolves.toEqual(expect.any(String));
+    await trial.publisher.transaction(async (tx) => {
+      await trial.publisher.publish(tx, { name: EVENT, payload: {} });
+      tx.afterCommit(() => {
+        throw new Error('as well');
+      });
+      await tx.run('select 1', []);
+    });
+    await eventually('an empty process', () => trial.deliveries.inFlight === 0);
+  } finally {
+    trial.log.lines = [];
+  }
+});
+
 test('a listener that never returns is told so, counted as unknown and never as failed, and holds no room', async () => {
   const { calls, metrics } = notedMetrics();
   const trial = await start({

@@ -380,6 +380,10 @@ function runAfterCommit(callback: () => void): void {
   try {
     callback();
   } catch (error) {
-    logger.error({ message: 'A callback failed after the commit', error: errorCode(error) });
+    try {
+      logger.error({ message: 'A callback failed after the commit', error: errorCode(error) });
+    } catch {
+      // Neither may a logger.
+    }
   }
 }

@@ -2,7 +2,9 @@ import { readFileSync } from 'node:fs';
 import { Injectable } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
+import type { SqlRunner } from './driver.js';
 import { type BackedDelivery, OnBackedEvent } from './on-backed-event.js';
+import { claimListeners, closeEvent, markListeners } from './statements.js';
 import { deliveryRows, eventRow, isProcessed, storePending } from './testing/stored-events.js';
 import { EVENT, eventually, startTrial, type Trial } from './testing/trial-app.js';
 
@@ -154,6 +156,58 @@ describe.each([
     });
     expect([...runs.values()].filter((count) => count !== 1)).toEqual([]);
     expect(runs.size).toBe(100);
+  });
+});
+
+describe.each([
+  ['without statistics', false],
+  ['with statistics', true],
+])('%s', (_title, analyzed) => {
+  test('claims and outcomes reach their rows by key, however much is parked', async () => {
+    const database = await createTestDatabase({ template: 'template0' });
+    try {
+      await apply(database, 'event_backups.sql', 'event_deliveries.sql');
+      for (const table of ['event_backups', 'event_deliveries']) {
+        await database.query(`alter table ${table} set (autovacuum_enabled = off)`);
+      }
+      await database.query(`insert into event_backups (event_id, event_name, payload)
+        select 'parked-' || n, 'a.b.v1', '{}' from generate_series(1, 50000) n`);
+      await database.query(`insert into event_deliveries (event_id, listener, status, attempts)
+        select event_id, 'bill', 'failed', 5 from event_backups`);
+      if (analyzed) await database.query('analyze');
+      const plans: string[] = [];
+      const explaining: SqlRunner = {
+        async run(sql, params) {
+          const rows = await database.query(`explain (costs off) ${sql}`, params);
+          plans.push(rows.map((row) => row['QUERY PLAN']).join('\n'));
+          return { rows: [] };
+        },
+      };
+      const ids = Array.from({ length: 20 }, (_, n) => `parked-${n + 1}`);
+      await claimListeners(
+        explaining,
+        ids.map((eventId) => ({ eventId, listeners: ['bill'], leaseOwner: `me/${eventId}` })),
+        30_000,
+      );
+      await markListeners(
+        explaining,
+        ids.map((eventId) => ({
+          eventId,
+          listener: 'bill',
+          leaseOwner: `me/${eventId}`,
+          status: 'succeeded' as const,
+          error: null,
+        })),
+      );
+      await closeEvent(explaining, 'parked-1');
+      expect(plans).toHaveLength(3);
+      for (const plan of plans) {
+        expect(plan).toContain('event_backups_pkey');
+        expect(plan).not.toMatch(/Seq Scan on event_|event_backups_pending/);
+      }
+    } finally {
+      await database.drop();
+    }
   });
 });
 

@@ -1,7 +1,15 @@
 export { bearerMatches } from './bearer-token.js';
 export { type CounterfoilAsyncOptions, CounterfoilModule } from './counterfoil.module.js';
 export { Deliveries } from './deliveries.js';
-export type { CommitAware, CounterfoilDriver, DriverTransaction, SqlResult, SqlRunner } from './driver.js';
+export type {
+  CommitAware,
+  CounterfoilDriver,
+  DriverTransaction,
+  HeldWrite,
+  SqlResult,
+  SqlRunner,
+  Statement,
+} from './driver.js';
 export { errorCode } from './error-code.js';
 export { type BackedEvent, EventPublisher, PublishRefusedError } from './event-publisher.js';
 export {

@@ -5,9 +5,9 @@ import { Client } from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { waitFor } from '../../test/builders/wait-for.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
-import { type AdoptingService, adopt, type RunningService } from './adopting-service.ts';
 import { MODULE, type PackedModule, packModule } from './packed-module.ts';
 import { readAdoption } from './readme.ts';
+import { type AdoptingService, adopt, type RunningService } from './testing/adopting-service.ts';
 
 const TOKEN = 'the-token-of-the-adopting-service';
 

@@ -16,9 +16,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { waitFor } from '../../test/builders/wait-for.ts';
-import { MODULE, TSC } from './packed-module.ts';
-import { readAdoption } from './readme.ts';
+import { waitFor } from '../../../test/builders/wait-for.ts';
+import { MODULE, TSC } from '../packed-module.ts';
+import { readAdoption } from '../readme.ts';
 
 const run = promisify(execFile);
 const REPOSITORY = join(MODULE, '..');
@@ -59,7 +59,7 @@ export interface RunningService {
 /** Follows the README in a new folder, up to a compiled service; `applySql` is what its psql lines come to. */
 export async function adopt(tarball: string, applySql: ApplySql): Promise<AdoptingService> {
   const folder = mkdtempSync(join(tmpdir(), 'counterfoil-adopting-'));
-  cpSync(fileURLToPath(new URL('service', import.meta.url)), folder, { recursive: true });
+  cpSync(fileURLToPath(new URL('../service', import.meta.url)), folder, { recursive: true });
   const { files, commands } = readAdoption();
   for (const [path, text] of files) {
     mkdirSync(dirname(join(folder, path)), { recursive: true });

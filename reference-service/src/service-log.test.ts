@@ -26,6 +26,17 @@ test('an error is written as its code and the places it came through, never with
   expect(lines.join('')).not.toContain(CANARY);
 });
 
+test('of an error whose message was changed later no place is written, since it may hold the old message', () => {
+  const { log, lines, read } = watchedLog();
+  const error = new Error(`for\n    at ${CANARY} (file.js:1:1)`);
+  // Written down by the first who looks, and not again.
+  expect(error.stack).toContain(CANARY);
+  error.message = 'changed';
+  log.error({ err: error }, 'Failed');
+  expect(read()).toMatchObject([{ err: { code: 'Error', at: [] } }]);
+  expect(lines.join('')).not.toContain(CANARY);
+});
+
 test('Nest’s lines keep their level, their context and their fields', () => {
   const { nest, read } = watchedLog();
   nest.log({ message: 'Event published', eventId: 'e' }, 'Counterfoil');

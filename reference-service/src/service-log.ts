@@ -11,8 +11,12 @@ const FRAMES = 8;
 
 /** An error without its message, which may hold payload: its class or code, and the places it came through. */
 function withoutMessage(error: unknown): { code: string; at: string[] } {
-  const stack = error instanceof Error ? (error.stack ?? '') : '';
-  const frames = stack.split('\n').filter((line) => /^ {4}at \S/.test(line));
+  const { stack = '', message = '' } = error instanceof Error ? error : {};
+  // A message may look like frames itself. Changed since the stack was made, it cannot be told from them: then none.
+  const start = stack.indexOf(message);
+  const frames = (start < 0 ? '' : stack.slice(start + message.length))
+    .split('\n')
+    .filter((line) => /^ {4}at \S/.test(line));
   return { code: errorCode(error), at: frames.slice(0, FRAMES).map((line) => line.trim()) };
 }
 

@@ -10,8 +10,8 @@ export interface Discrepancy {
 }
 
 /**
- * What is planted: rows `from`..`from + count - 1` of the generated sessions. `mendedByReplay` tells whether the
- * event can be delivered again; the rest only a person can settle.
+ * What is planted: rows `from`..`from + count - 1` of the generated sessions. `mendedByMachine` tells whether the
+ * event can be delivered again or rebuilt from the session; the rest waits for an approval or a decision.
  */
 const faults = [
   {
@@ -20,7 +20,7 @@ const faults = [
     cause: 'event_pending',
     from: 1_000,
     count: 240,
-    mendedByReplay: true,
+    mendedByMachine: true,
   },
   // A payload that the service refuses: pending until replay finds out, then parked.
   {
@@ -29,7 +29,7 @@ const faults = [
     cause: 'event_pending',
     from: 2_000,
     count: 12,
-    mendedByReplay: false,
+    mendedByMachine: false,
   },
   {
     name: 'event_parked',
@@ -37,7 +37,7 @@ const faults = [
     cause: 'event_parked',
     from: 3_000,
     count: 30,
-    mendedByReplay: false,
+    mendedByMachine: false,
   },
   {
     name: 'processed_without_ledger',
@@ -45,7 +45,7 @@ const faults = [
     cause: 'processed_without_ledger',
     from: 4_000,
     count: 40,
-    mendedByReplay: false,
+    mendedByMachine: true,
   },
   {
     name: 'never_published',
@@ -53,13 +53,13 @@ const faults = [
     cause: 'never_published',
     from: 5_000,
     count: 60,
-    mendedByReplay: false,
+    mendedByMachine: true,
   },
   // From before the oldest event that is still kept: nobody can tell why any more.
-  { name: 'unknown', kind: 'missing', cause: 'unknown', from: -1_000, count: 25, mendedByReplay: false },
-  { name: 'duplicate', kind: 'duplicate', cause: '', from: 6_000, count: 35, mendedByReplay: false },
-  { name: 'amount', kind: 'amount', cause: '', from: 7_000, count: 45, mendedByReplay: false },
-  { name: 'orphan', kind: 'orphan', cause: '', from: 1, count: 20, mendedByReplay: false },
+  { name: 'unknown', kind: 'missing', cause: 'unknown', from: -1_000, count: 25, mendedByMachine: false },
+  { name: 'duplicate', kind: 'duplicate', cause: '', from: 6_000, count: 35, mendedByMachine: false },
+  { name: 'amount', kind: 'amount', cause: '', from: 7_000, count: 45, mendedByMachine: false },
+  { name: 'orphan', kind: 'orphan', cause: '', from: 1, count: 20, mendedByMachine: false },
 ] as const;
 
 type FaultName = (typeof faults)[number]['name'];
@@ -174,14 +174,14 @@ export async function plant(client: Client, facts: number, report: (share: numbe
   report(1);
 }
 
-/** Every planted discrepancy, by id; `mendedByReplay` narrows it to those a replay can or cannot mend. */
+/** Every planted discrepancy, by id; `mendedByMachine` narrows it to those that are mended without a person, or not. */
 export async function listPlanted(
   client: Client,
   facts: number,
-  filter: { readonly mendedByReplay?: boolean } = {},
+  filter: { readonly mendedByMachine?: boolean } = {},
 ): Promise<Discrepancy[]> {
   const wanted = faults.filter(
-    (fault) => filter.mendedByReplay === undefined || fault.mendedByReplay === filter.mendedByReplay,
+    (fault) => filter.mendedByMachine === undefined || fault.mendedByMachine === filter.mendedByMachine,
   );
   const planted: Discrepancy[] = [];
   for (const fault of wanted) {

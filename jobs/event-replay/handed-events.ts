@@ -8,7 +8,7 @@ import type { Logger } from '../runtime/logger.ts';
 import type { CheckPlans } from './check-plans.ts';
 import type { ReplayCounts } from './counts.ts';
 import type { EventsTable } from './events-table.ts';
-import { firstHanded, type HandedCursor, readHandedEvents, settleHandedEvents } from './intake-queries.ts';
+import { firstHanded, type HandedCursor, readHandedEvents, settleHandedEvents } from './handed-queries.ts';
 
 export interface HandedSettings {
   /** How long a bill may take before an event counts as stuck, or goes to the endpoint. */

@@ -11,12 +11,13 @@ import type { CheckPlans } from './check-plans.ts';
 import { readLongestLease, startCalls } from './claim-queries.ts';
 import { Claims, type ClaimsSettings, type HeldEvent } from './claims.ts';
 import type { ReplayCounts } from './counts.ts';
-import { type CallEnd, type Decision, decide, type Policy } from './decide.ts';
+import type { Policy } from './decide.ts';
 import type { EventsTable } from './events-table.ts';
 import type { Intake } from './intake.ts';
-import { unparkForListeners, unparkProbe } from './intake-queries.ts';
-import type { Answered, CallResult, EventAnswer, Publisher } from './publisher.ts';
+import { ListenerOffers } from './listener-offers.ts';
+import type { CallResult, EventAnswer, Publisher } from './publisher.ts';
 import { NO_CLEAR_ANSWER } from './statement-parts.ts';
+import { Verdicts } from './verdicts.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface ReplaySettings {
@@ -59,28 +60,17 @@ interface Call {
 const SHORTEST_PAUSE_MS = 250;
 /** First pause while the endpoint is down; doubled up to the longest transport backoff. */
 const FIRST_OUTAGE_PAUSE_MS = 1_000;
-/**
- * How often one digest of listeners is offered what others have refused, and how often a run with nothing to send
- * asks for the digest: while two versions answer in turns, an event may meet the same one again and again.
- */
-const OFFER_EVERY_MS = 60_000;
-const UNPARK_PORTION = 5_000;
 /** Waits end here even when nobody rings, so that a missed ring costs a second and not a run. */
 const LONGEST_WAIT_MS = 1_000;
 /** Past the end of a lease, so that the statement that looks for ended ones meets it. */
 const LEASE_END_MARGIN_MS = 20;
 
-const statusAfter = {
-  done: 'done',
-  park: 'parked',
-  hand_over: 'handed_to_outbox',
-  wait: 'due',
-} as const;
-
 export class Replay {
   readonly #settings: ReplaySettings;
   readonly #context: ReplayContext;
   readonly #claims: Claims;
+  readonly #verdicts: Verdicts;
+  readonly #offers: ListenerOffers;
   readonly #ready: Call[] = [];
   /** Events whose last call had no clear end: sent alone and one at a time, so that one of them harms no other. */
   readonly #suspects: HeldEvent[] = [];
@@ -91,10 +81,6 @@ export class Replay {
   readonly #hardStop = new AbortController();
   /** Aborted when this run ends, whatever the reason: the intake waits no longer. */
   readonly #ended = new AbortController();
-  readonly #offeredAt = new Map<string, number>();
-  /** The digest to which all that is parked has been offered, and since which no other one has answered. */
-  #offeredTo: string | undefined;
-  #unparking: Promise<void> = Promise.resolve();
   #ahead: Promise<HeldEvent[]> | undefined;
   #inFlight = 0;
   #suspectInFlight = false;
@@ -110,9 +96,7 @@ export class Replay {
   #toClaim: number;
   #callNumber = 0;
   #answeredCalls = 0;
-  #lastAnswerAt = Number.NEGATIVE_INFINITY;
   #lastCall: CallResult | undefined;
-  #probedAt = Number.NEGATIVE_INFINITY;
   #outages = 0;
   #othersAwaited = false;
 
@@ -128,6 +112,17 @@ export class Replay {
       () => this.#changed(),
       this.#hardStop.signal,
     );
+    const { counts, logger, plans } = context;
+    this.#verdicts = new Verdicts(settings.policy, { claims: this.#claims, counts, logger, plans });
+    this.#offers = new ListenerOffers({
+      database: context.database,
+      logger,
+      counts,
+      claims: this.#claims,
+      mustStop: () => this.#mustStop(),
+      onUnparked: () => this.#changed(),
+      onFailure: (error) => this.#fail(error),
+    });
   }
 
   /**
@@ -237,16 +232,16 @@ export class Replay {
       await this.#news.wait(LONGEST_WAIT_MS);
       return false;
     }
-    await this.#unparking;
+    await this.#offers.settled();
     if (this.#changes !== changes) return false;
     if (this.#settings.mode === 'once') {
       if (!this.#walkEnded) {
         await this.#news.wait(LONGEST_WAIT_MS);
         return false;
       }
-      return !(await this.#probeForListeners()) && !(await this.#awaitOthers());
+      return !(await this.#probe()) && !(await this.#awaitOthers());
     }
-    if (!(await this.#probeForListeners())) await this.#news.wait(this.#settings.pollMs);
+    if (!(await this.#probe())) await this.#news.wait(this.#settings.pollMs);
     return false;
   }
 
@@ -254,8 +249,8 @@ export class Replay {
   async #admit(events: readonly HeldEvent[]): Promise<void> {
     const plain: HeldEvent[] = [];
     for (const event of events) {
-      const decision = this.#decide(event, undefined);
-      if (decision.next !== 'replay') this.#record(event, decision, undefined, undefined);
+      const decision = this.#verdicts.decide(event, undefined);
+      if (decision.next !== 'replay') this.#verdicts.record(event, decision, undefined, undefined);
       else if (event.row.unfinished_calls > 0 || event.row.last_outcome === NO_CLEAR_ANSWER)
         this.#suspects.push(event);
       else plain.push(event);
@@ -268,35 +263,9 @@ export class Replay {
     this.#dispatch();
   }
 
-  /**
-   * Parks what an aborted version has published about facts that are others by now, or of which nobody can tell:
-   * such an event would bill what is no longer true.
-   */
-  async #withoutChangedFacts(events: readonly HeldEvent[]): Promise<readonly HeldEvent[]> {
-    const doubtful = events.filter(({ row }) => row.must_match);
-    if (doubtful.length === 0) return events;
-    const agreeing = await this.#context.plans
-      .agreeing(doubtful.map(({ row }) => row))
-      .catch(async (error: unknown) => {
-        await this.#claims.release(events);
-        throw error;
-      });
-    return events.filter((event) => {
-      if (!event.row.must_match) return true;
-      const decision = this.#decide(
-        event,
-        undefined,
-        agreeing.has(event.row.event_id) ? 'agrees' : 'changed',
-      );
-      if (decision.next === 'replay') return true;
-      this.#record(event, decision, undefined, undefined);
-      return false;
-    });
-  }
-
   /** Marks the calls as begun; what is no longer pending is done, what is no longer ours is left out. */
   async #start(claimed: readonly HeldEvent[]): Promise<HeldEvent[]> {
-    const events = this.#mustStop() ? claimed : await this.#withoutChangedFacts(claimed);
+    const events = this.#mustStop() ? claimed : await this.#verdicts.withoutChangedFacts(claimed);
     const [first] = events;
     if (first === undefined || this.#mustStop()) {
       await this.#claims.release(events);
@@ -439,9 +408,9 @@ export class Replay {
         return;
       case 'abandoned':
         for (const event of events)
-          this.#record(
+          this.#verdicts.record(
             event,
-            this.#decide(event, { kind: 'abandoned' }),
+            this.#verdicts.decide(event, { kind: 'abandoned' }),
             { outcome: 'abandoned', error: null },
             undefined,
           );
@@ -456,13 +425,14 @@ export class Replay {
           error: result.code,
         };
         const { kind } = result;
-        for (const event of events) this.#record(event, this.#decide(event, { kind }), known, undefined);
+        for (const event of events)
+          this.#verdicts.record(event, this.#verdicts.decide(event, { kind }), known, undefined);
         return;
       }
       case 'answered': {
         this.#lastCall = result;
         this.#answeredCalls += 1;
-        this.#lastAnswerAt = Date.now();
+        this.#verdicts.answered();
         if (result.strangers > 0) {
           logger.warn(
             { results: result.strangers },
@@ -475,121 +445,21 @@ export class Replay {
             retryable: true,
             error: 'result_missing',
           };
-          const decision = this.#decide(event, { kind: 'answered', ...answer });
+          const decision = this.#verdicts.decide(event, { kind: 'answered', ...answer });
           // In flight with a SQLSTATE: the service's database refused it before any handler began.
           if (answer.outcome === 'in_flight' && /^[0-9A-Z]{5}$/.test(answer.error ?? '')) counts.held_up += 1;
           const known = { outcome: answer.outcome, error: answer.error ?? null };
-          this.#record(event, decision, known, result.service);
+          this.#verdicts.record(event, decision, known, result.service);
         }
-        if (result.service !== undefined) this.#unparkFor(result.service.listenersDigest);
+        if (result.service !== undefined) this.#offers.offer(result.service.listenersDigest);
       }
     }
   }
 
-  #decide(event: HeldEvent, end: CallEnd | undefined, fact?: 'agrees' | 'changed'): Decision {
-    const { row, claimedAt } = event;
-    const lastAttemptAt = claimedAt - (row.last_attempt_age_ms ?? Number.POSITIVE_INFINITY);
-    return decide(
-      {
-        eventId: row.event_id,
-        ...(fact === undefined ? {} : { fact }),
-        attempts: {
-          handler: row.handler_attempts,
-          transport: row.transport_attempts,
-          unfinished: row.unfinished_calls,
-        },
-      },
-      { endpointAnswered: this.#lastAnswerAt > lastAttemptAt },
-      end,
-      this.#settings.policy,
-      { now: row.claimed_at_ms + (Date.now() - claimedAt), chance: Math.random() },
-    );
-  }
-
-  /** Counts a decision and has it written. */
-  #record(
-    event: HeldEvent,
-    decision: Decision,
-    known: { readonly outcome: string; readonly error: string | null } | undefined,
-    service: Answered['service'],
-  ): void {
-    const { counts, logger } = this.#context;
-    const { event_id: eventId, event_name: eventName } = event.row;
-    switch (decision.next) {
-      case 'replay':
-        throw new RunFailure(
-          'internal',
-          `event ${eventId}: a call has ended, and was decided to be sent again at once`,
-        );
-      case 'done':
-        if (known?.outcome === 'already_processed') counts.already_processed += 1;
-        else counts.processed += 1;
-        break;
-      case 'wait':
-        counts.waiting += 1;
-        break;
-      case 'hand_over':
-        counts.handed += 1;
-        break;
-      case 'park':
-        counts.parked += 1;
-        logger.warn(
-          { eventId, eventName, reason: decision.reason, error: known?.error ?? undefined },
-          'event parked: it is not sent again until a person or a new release takes it up',
-        );
-        break;
-    }
-    logger.debug({ eventId, eventName, next: decision.next, outcome: known?.outcome }, 'event decided');
-    this.#claims.record(event, {
-      event_id: eventId,
-      claim_token: event.token,
-      status: statusAfter[decision.next],
-      handler_attempts: decision.attempts.handler,
-      transport_attempts: decision.attempts.transport,
-      unfinished_calls: decision.attempts.unfinished,
-      next_attempt_at_ms: decision.next === 'wait' ? decision.until : null,
-      outcome: known?.outcome ?? event.row.last_outcome ?? 'not_sent',
-      error: known?.error ?? null,
-      parked_reason: decision.next === 'park' ? decision.reason : null,
-      listeners_digest: service?.listenersDigest ?? null,
-      service_version: service?.serviceVersion ?? null,
-    });
-  }
-
-  /** What listeners of other digests had no use for is offered to these; an event that they refused is not. */
-  #unparkFor(digest: string): void {
-    if (digest === this.#offeredTo) return;
-    this.#offeredTo = undefined;
-    if (Date.now() - (this.#offeredAt.get(digest) ?? Number.NEGATIVE_INFINITY) < OFFER_EVERY_MS) return;
-    this.#offeredTo = digest;
-    this.#offeredAt.set(digest, Date.now());
-    const { counts, database, logger } = this.#context;
-    const unpark = async () => {
-      // What another version has refused a moment ago is among what is offered.
-      await this.#claims.recordWaiting();
-      let portion = UNPARK_PORTION;
-      while (portion === UNPARK_PORTION && !this.#mustStop()) {
-        portion = await unparkForListeners(database, digest, UNPARK_PORTION);
-        counts.unparked += portion;
-        if (portion > 0) {
-          logger.info(
-            { events: portion },
-            'the service has other listeners now: parked events are taken up again',
-          );
-          this.#changed();
-        }
-      }
-    };
-    this.#unparking = this.#unparking.then(unpark).catch((error: unknown) => this.#fail(error));
-  }
-
-  /** With nothing to send, no digest is learnt: one of the events that wait for a listener asks for it. */
-  async #probeForListeners(): Promise<boolean> {
+  /** Only a run that takes up events beside those named looks for other listeners. */
+  async #probe(): Promise<boolean> {
     const { mode, looksForMore } = this.#settings;
-    const lately = mode === 'once' ? Number.NEGATIVE_INFINITY : Date.now() - OFFER_EVERY_MS;
-    if (!looksForMore || this.#lastAnswerAt > lately || this.#probedAt > lately) return false;
-    this.#probedAt = Date.now();
-    return (await unparkProbe(this.#context.database)) > 0;
+    return looksForMore && (await this.#offers.probe(mode, this.#verdicts.lastAnswerAt));
   }
 
   /**
@@ -692,7 +562,7 @@ export class Replay {
     // A suspect that was about to start when the run was stopped is back in the queue's hands.
     await this.#giveBack();
     await this.#claims.recordRest();
-    await this.#unparking;
+    await this.#offers.settled();
     await intake;
     await this.#claims.close();
     try {

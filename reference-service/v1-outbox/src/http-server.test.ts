@@ -3,17 +3,18 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/builders/wait-for.ts';
 import type { TestDatabase } from '../../../test/postgres/database.ts';
 import { billCounts, createOutboxDatabase, isWaiting, openTransaction } from './testing/outbox-database.js';
-import { type OutboxProcess, startOutbox } from './testing/outbox-process.js';
+import { type OutboxHere, startOutboxHere } from './testing/outbox-here.js';
+import { startOutbox } from './testing/outbox-process.js';
 
 let database: TestDatabase;
-let service: OutboxProcess;
+let service: OutboxHere;
 beforeAll(async () => {
   database = await createOutboxDatabase();
   // Polls as in production: once at start, then not within a test.
-  service = await startOutbox(database.url, { OUTBOX_POLL_SECONDS: '600' });
+  service = await startOutboxHere(database.url, { OUTBOX_POLL_SECONDS: '600' });
 });
 afterAll(async () => {
-  await service?.kill();
+  await service?.stop();
   await database?.drop();
 });
 
@@ -109,7 +110,7 @@ test('what cannot be used is refused by field, and what was sent is neither answ
 });
 
 test('every series of the plan is there from the start', async () => {
-  const fresh = await startOutbox(database.url);
+  const fresh = await startOutboxHere(database.url);
   try {
     const { status, text } = await fresh.get('/metrics?any=1');
     expect(status).toBe(200);
@@ -122,7 +123,7 @@ test('every series of the plan is there from the start', async () => {
     ])
       expect(text).toContain(series);
   } finally {
-    await fresh.kill();
+    await fresh.stop();
   }
 });
 
@@ -142,7 +143,7 @@ test('requests are counted by route and never by path', async () => {
 
 test('it is live without its database, and not ready', async () => {
   expect((await service.get('/health/ready')).status).toBe(200);
-  const alone = await startOutbox('postgres://nobody@127.0.0.1:1/none');
+  const alone = await startOutboxHere('postgres://nobody@127.0.0.1:1/none');
   try {
     expect((await alone.get('/health/live')).status).toBe(200);
     expect(await alone.get('/health/ready')).toMatchObject({
@@ -150,7 +151,7 @@ test('it is live without its database, and not ready', async () => {
       body: { statusCode: 503, message: 'the database does not answer' },
     });
   } finally {
-    await alone.kill();
+    await alone.stop();
   }
 });
 

@@ -1,46 +1,34 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { clientOf, type ServiceClient } from '../../../src/testing/service-client.js';
 
 const MAIN = fileURLToPath(new URL('../../../dist/v1-outbox/main.js', import.meta.url));
 
-/** An answer over HTTP. */
-export interface Answer {
-  status: number;
-  text: string;
-  // biome-ignore lint/suspicious/noExplicitAny: a test says itself what it expects of a body.
-  body: any;
-}
+/** What every predecessor of a test is started with: it polls every second. */
+export const OUTBOX_SETTINGS = {
+  PORT: '0',
+  HOST: '127.0.0.1',
+  POD_NAME: 'v1-pod',
+  OUTBOX_POLL_SECONDS: '1',
+} as const;
 
 /** The built predecessor as a process of its own. */
-export interface OutboxProcess {
-  url: string;
+export interface OutboxProcess extends ServiceClient {
   /** Everything it has written so far. */
   output(): string;
-  get(path: string): Promise<Answer>;
-  post(path: string, body?: unknown): Promise<Answer>;
-  /** Creates a session and gives its id. */
-  createSession(): Promise<string>;
   signal(signal: NodeJS.Signals): void;
   exited: Promise<{ code: number | null; signal: string | null }>;
   /** Ends it as a crash does. */
   kill(): Promise<void>;
 }
 
-/** Starts `node dist/v1-outbox/main.js` on a free port, polling every second; rejects with its output if it ends first. */
+/** Starts `node dist/v1-outbox/main.js` on a free port; rejects with its output if it ends first. */
 export async function startOutbox(
   databaseUrl: string,
   env: Readonly<Record<string, string>> = {},
 ): Promise<OutboxProcess> {
   const child: ChildProcess = spawn(process.execPath, [MAIN], {
-    env: {
-      PATH: process.env.PATH,
-      PORT: '0',
-      HOST: '127.0.0.1',
-      DATABASE_URL: databaseUrl,
-      POD_NAME: 'v1-pod',
-      OUTBOX_POLL_SECONDS: '1',
-      ...env,
-    },
+    env: { PATH: process.env.PATH, ...OUTBOX_SETTINGS, DATABASE_URL: databaseUrl, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
@@ -57,35 +45,9 @@ export async function startOutbox(
     }
     child.on('close', () => reject(new Error(`the predecessor ended before it listened:\n${output}`)));
   });
-  const url = `http://127.0.0.1:${port}`;
-  const request = async (path: string, init: RequestInit): Promise<Answer> => {
-    const response = await fetch(url + path, init);
-    const text = await response.text();
-    const isJson = response.headers.get('content-type')?.includes('json') === true;
-    return { status: response.status, text, body: isJson ? JSON.parse(text) : undefined };
-  };
-  const post: OutboxProcess['post'] = (path, body = {}) =>
-    request(path, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: typeof body === 'string' ? body : JSON.stringify(body),
-    });
   return {
-    url,
+    ...clientOf(`http://127.0.0.1:${port}`),
     output: () => output,
-    get: (path) => request(path, { method: 'GET' }),
-    post,
-    async createSession() {
-      const session = {
-        contractId: 'contract-1',
-        mentorId: 'mentor-1',
-        amountMinor: 12_500,
-        currency: 'EUR',
-      };
-      const { status, text, body } = await post('/sessions', session);
-      if (status !== 201) throw new Error(`no session: ${status} ${text}`);
-      return body.id as string;
-    },
     signal: (signal) => {
       child.kill(signal);
     },

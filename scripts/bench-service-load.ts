@@ -19,6 +19,8 @@ export type Complete = (sessionId: string) => Completion;
 
 export interface ClosedResult {
   readonly events: number;
+  /** Those before it that were not measured. */
+  readonly warmUpEvents: number;
   readonly seconds: number;
   /** CPU time of this process, as a share of one core. */
   readonly cpuShare: number;
@@ -32,6 +34,8 @@ export interface Quantiles {
 
 export interface PacedResult {
   readonly events: number;
+  /** Those before it that were not measured. */
+  readonly warmUpEvents: number;
   /** Published and left for a replay: no live delivery came to its end any more. */
   readonly leftPending: number;
   readonly seconds: number;
@@ -56,6 +60,8 @@ export const sessionIdOf = (number: number): string =>
 const LONGEST_WAIT = 300_000_000;
 /** When nothing has come to its end for so long, the rest has no live delivery any more. */
 const GIVEN_UP_AFTER_MS = 5_000;
+/** Enough to open connections; sessions for it are needed beside those of the round. */
+export const WARM_UP_SECONDS = 1;
 const newHistogram = () => createHistogram({ lowest: 1, highest: LONGEST_WAIT, figures: 3 });
 const note = (histogram: RecordableHistogram, sinceMs: number) =>
   histogram.record(Math.min(LONGEST_WAIT, Math.max(1, Math.round((performance.now() - sinceMs) * 1_000))));
@@ -104,7 +110,7 @@ export async function runClosed(
   };
   await Promise.all(Array.from({ length: clients }, client));
   // With what was still under way at the end, and the time that this took.
-  return { events, ...meter() };
+  return { events, warmUpEvents: 0, ...meter() };
 }
 
 /** Starts `perSecond` events a second, and measures each from the moment it was due. */
@@ -158,6 +164,7 @@ export async function runPaced(
   const used = meter();
   return {
     events: total,
+    warmUpEvents: 0,
     leftPending: open,
     seconds: used.seconds,
     // Of all the work, those that came late included, over the time that was meant for it.
@@ -170,6 +177,21 @@ export async function runPaced(
 }
 
 const rssMb = () => process.memoryUsage.rss() / 1024 / 1024;
+
+/**
+ * In a contender that had to wait for its turn the connections of an idle pool are closed, and that they are opened
+ * again is no part of what is measured.
+ */
+async function afterWarmUp<Result extends { readonly events: number; readonly leftPending?: number }>(
+  sessions: SessionRange,
+  run: (sessions: SessionRange, seconds: number) => Promise<Result>,
+  seconds: number,
+): Promise<Result & { readonly warmUpEvents: number }> {
+  const { events, leftPending = 0 } = await run(sessions, WARM_UP_SECONDS);
+  if (leftPending > 0) throw new Error(`${leftPending} events were left pending while it warmed up`);
+  const rest = { first: sessions.first + events, count: sessions.count - events };
+  return { ...(await run(rest, seconds)), warmUpEvents: events };
+}
 
 /** What the parent asks of a contender's process. */
 export type Order =
@@ -209,12 +231,16 @@ export async function serveOrders(complete: Complete, close: () => Promise<void>
       }
       const work =
         order.do === 'closed'
-          ? runClosed(complete, order.sessions, order.clients, order.seconds).then((closed) =>
-              tell({ closed }),
-            )
-          : runPaced(complete, order.sessions, order.perSecond, order.seconds).then((paced) =>
-              tell({ paced }),
-            );
+          ? afterWarmUp(
+              order.sessions,
+              (sessions, seconds) => runClosed(complete, sessions, order.clients, seconds),
+              order.seconds,
+            ).then((closed) => tell({ closed }))
+          : afterWarmUp(
+              order.sessions,
+              (sessions, seconds) => runPaced(complete, sessions, order.perSecond, seconds),
+              order.seconds,
+            ).then((paced) => tell({ paced }));
       work.catch((error: Error) => tell({ failed: error.message }));
     });
     void tell({ ready: true });

@@ -1,6 +1,16 @@
 import { z } from 'zod';
-import { count, optional, seconds } from '../runtime/config.ts';
+import { count, flag, optional, seconds } from '../runtime/config.ts';
 import type { RunContext } from '../runtime/run-job.ts';
+
+/** The name of an object of Kubernetes, or nothing. */
+const objectName = (longest: number) =>
+  optional().pipe(
+    z
+      .string()
+      .regex(/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/, 'must be the name of an object of Kubernetes')
+      .max(longest)
+      .optional(),
+  );
 
 /** Settings of the exporter, beside those that every job shares (jobs/runtime/env.ts). */
 export const exporterSettings = {
@@ -47,6 +57,12 @@ export const exporterSettings = {
   CF_GATE_MINIMUM_JUDGED: count(400, 1, 100_000),
   /** With fewer judged bills, or events, /gate never answers `pass`: 149 show a fault of 2 % with 95 % certainty. */
   CF_GATE_SAMPLE: count(149, 1, 100_000),
+  /** The Rollout that guards the service; without it nothing is read from the API server. */
+  CF_ROLLOUT_NAME: objectName(253),
+  /** Its namespace; that of the exporter's own pod when left out. */
+  CF_ROLLOUT_NAMESPACE: objectName(63),
+  /** After an abort, asks the jobs to mend what the aborted version broke, once its pods are gone. */
+  CF_REPAIR_AFTER_ABORT: flag(false),
 };
 
 export type ExporterContext = RunContext<typeof exporterSettings>;

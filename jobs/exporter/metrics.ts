@@ -285,7 +285,7 @@ export const metrics = {
   // The guarded rollout: rollout.
   counterfoil_rollout_phase: {
     type: 'gauge',
-    help: 'The phase of the rollout: 1 for that one, 0 for the others (Healthy, Progressing, Paused, Degraded, Error, Invalid).',
+    help: 'The phase of the rollout: 1 for that one, 0 for the others (Healthy, Progressing, Paused, Degraded, Invalid).',
     labels: ['rollout', 'phase'],
     from: 'rollout',
   },
@@ -333,7 +333,7 @@ export const metrics = {
   },
   counterfoil_rollout_abort_info: {
     type: 'gauge',
-    help: 'Always 1 while the rollout is aborted: the version, and the metric of the analysis that did it (person where none did).',
+    help: 'Always 1 while the rollout is aborted: the version, and the metric of the analysis that did it (progress_deadline or person where none did).',
     labels: ['rollout', 'published_hash', 'metric'],
     from: 'rollout',
   },
@@ -369,7 +369,7 @@ export const metrics = {
   },
   counterfoil_abort_repair: {
     type: 'gauge',
-    help: 'Where the repair after the last abort stands: 1 for that state, 0 for the others (off, requested, repairing, clean, not_clean).',
+    help: 'Where the repair after the last abort stands: 1 for that state, 0 for the others (off, waiting, requested, repairing, clean, not_clean).',
     labels: ['rollout', 'published_hash', 'state'],
     from: 'rollout',
   },

@@ -1,0 +1,214 @@
+/** Where a release stands, how its versions compare, what each measurement says, and what an abort left behind. */
+import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
+import { frame } from './frame.ts';
+import { chart, notMeasured, stat, table } from './panels.ts';
+import { beyond, one, own, within } from './selectors.ts';
+import {
+  abortedBy,
+  billingErrorsByVersion,
+  canaryWeight,
+  limit,
+  lossByVersion,
+  repairAfterAbort,
+  rolloutPhase,
+} from './verdicts.ts';
+
+const ofMetric = ['analysis', 'metric'];
+const step = one('counterfoil_rollout_step', ['rollout']);
+const steps = one('counterfoil_rollout_steps', ['rollout']);
+const age = `time() - ${one('counterfoil_rollout_started_timestamp_seconds', ['rollout'])}`;
+const complaints = own('installation:complaints_per_day:value');
+
+const phaseWords = {
+  Pending: ['Pending', 'text'],
+  Running: ['Running', 'blue'],
+  Successful: ['Successful', 'green'],
+  Failed: ['Failed', 'red'],
+  Error: ['Error', 'red'],
+  Inconclusive: ['Inconclusive', 'orange'],
+} as const;
+
+export const canary = (): Dashboard =>
+  frame('canary', {
+    description: 'Where a release stands, how its versions compare, and what an abort left behind.',
+    from: 'now-24h',
+    panels: [
+      stat({
+        title: 'Release',
+        description:
+          'The phase of the guarded rollout. Paused is what a step does; inconclusive waits for a person.',
+        unit: 'none',
+        at: [0, 0, 4, 5],
+        names: true,
+        runbooks: ['RolloutStuck'],
+        queries: rolloutPhase(),
+      }),
+      stat({
+        title: 'Traffic by version',
+        description: 'Per cent of the traffic that each version is meant to get, by pod template hash.',
+        unit: 'percent',
+        at: [4, 0, 6, 5],
+        decimals: 0,
+        queries: canaryWeight(),
+      }),
+      stat({
+        title: 'Step and age',
+        description:
+          'The current step, from 1 to the number of steps, and how long the canary has existed: red beyond its limit.',
+        unit: 'none',
+        at: [10, 0, 4, 5],
+        runbooks: ['RolloutStuck'],
+        queries: [
+          {
+            refId: 'step',
+            expr: `min by (rollout) (label_replace(${step} + 1, "of", "now", "", "") or label_replace(${steps}, "of", "all", "", ""))`,
+            legend: 'step',
+            colour: 'text',
+          },
+          { refId: 'steps', expr: steps, legend: 'of', colour: 'text' },
+          {
+            refId: 'young',
+            expr: within(age, 'rollout_age_seconds'),
+            legend: 'age',
+            unit: 's',
+            colour: 'text',
+          },
+          { refId: 'old', expr: beyond(age, 'rollout_age_seconds'), legend: 'age', unit: 's', colour: 'red' },
+          notMeasured('counterfoil_rollout_step', 'step'),
+        ],
+      }),
+      stat({
+        title: 'Aborted by',
+        description:
+          'When the release was aborted, and by which metric of its analysis; person where somebody did, progress_deadline where it never came up.',
+        unit: 'dateTimeAsIso',
+        at: [14, 0, 6, 5],
+        runbooks: ['RolloutAborted'],
+        queries: abortedBy(),
+      }),
+      stat({
+        title: 'Repair after the abort',
+        description:
+          'Whether what the bad version broke is mended. clean: replayed and verified through the end of its time. off: nobody asked the exporter to do it.',
+        unit: 'none',
+        at: [20, 0, 4, 5],
+        names: true,
+        runbooks: ['AbortRepairNotClean'],
+        queries: repairAfterAbort(),
+      }),
+      chart({
+        title: 'Events lost, by version',
+        description:
+          'Of the events that a version has published in the last minutes, the share still pending under no live lease. The release is aborted above the limit for five minutes, with enough judged.',
+        unit: 'percentunit',
+        at: [0, 5, 12, 8],
+        decimals: 2,
+        runbooks: ['EventLossRateHigh'],
+        queries: [
+          { refId: 'loss', expr: lossByVersion, legend: '{{published_hash}}' },
+          limit('event_loss_ratio', 'aborts above'),
+          { ...limit('event_loss_accepted_ratio', 'accepted'), colour: 'yellow' },
+        ],
+      }),
+      chart({
+        title: 'Wrong or missing bills, by version',
+        description:
+          'Of the facts of a version completed between 15 min and 20 s ago, the share with a discrepancy. The release is aborted above the limit for one minute, with enough judged.',
+        unit: 'percentunit',
+        at: [12, 5, 12, 8],
+        decimals: 2,
+        runbooks: ['BillingErrorRatioHigh'],
+        queries: [
+          { refId: 'errors', expr: billingErrorsByVersion, legend: '{{published_hash}}' },
+          limit('billing_error_ratio', 'aborts above'),
+        ],
+      }),
+      table({
+        title: 'Measurements of the current analysis',
+        description:
+          'The newest value of each metric beside the number its condition compares with. No value: the metric has measured no number, which is no success.',
+        unit: 'none',
+        at: [0, 13, 16, 8],
+        queries: [
+          {
+            refId: 'phase',
+            expr: `${one('counterfoil_analysis_phase', [...ofMetric, 'published_hash', 'phase'])} == 1`,
+          },
+          { refId: 'value', expr: one('counterfoil_analysis_measurement', [...ofMetric, 'published_hash']) },
+          { refId: 'limit', expr: one('counterfoil_analysis_limit', [...ofMetric, 'published_hash']) },
+        ],
+        columns: [
+          { from: 'metric', title: 'Metric' },
+          { from: 'value', title: 'Measured', decimals: 4, width: 110 },
+          { from: 'limit', title: 'Limit', decimals: 4, width: 110 },
+          { from: 'phase', title: 'Phase', width: 120, words: phaseWords },
+          { from: 'analysis', title: 'Analysis' },
+          { from: 'published_hash', title: 'Version', width: 130 },
+        ],
+      }),
+      chart({
+        title: 'Judged: is the sample large enough?',
+        description:
+          'Facts and events of the last minutes by version. Below the limit a ratio aborts nothing; absolute counts and the flow probe decide.',
+        unit: 'locale',
+        at: [16, 13, 8, 8],
+        queries: [
+          {
+            refId: 'facts',
+            expr: `sum by (published_hash) (${one('counterfoil_hot_facts', ['check', 'published_hash'])})`,
+            legend: 'bills {{published_hash}}',
+          },
+          {
+            refId: 'events',
+            expr: one('counterfoil_hot_events', ['published_hash']),
+            legend: 'events {{published_hash}}',
+          },
+          limit('ratio_judged_minimum', 'judged from'),
+        ],
+      }),
+      chart({
+        title: 'Weight of the canary',
+        description: 'Per cent of the traffic over time, as the controller has set it.',
+        unit: 'percent',
+        at: [0, 21, 8, 7],
+        max: 100,
+        queries: [
+          { refId: 'weight', expr: one('counterfoil_rollout_weight', ['rollout']), legend: '{{rollout}}' },
+        ],
+      }),
+      chart({
+        title: 'Restarts in a day, by version',
+        description: 'Restarts of the service’s containers in the 24 hours before each point.',
+        unit: 'locale',
+        at: [8, 21, 8, 7],
+        runbooks: ['ApplicationRestart'],
+        queries: [
+          {
+            refId: 'restarts',
+            expr: `max by (published_hash) (increase(${own('application_restart_total')}[24h]))`,
+            legend: '{{published_hash}}',
+          },
+          limit('restarts_per_day', 'aborts above'),
+        ],
+      }),
+      chart({
+        title: 'Complaints in a day',
+        description:
+          'From the query that the installation was given. Without one this reads NOT MEASURED, which is not 0.',
+        unit: 'locale',
+        at: [16, 21, 8, 7],
+        runbooks: ['ComplaintsHigh'],
+        queries: [
+          { refId: 'complaints', expr: `max(${complaints})`, legend: 'complaints', colour: 'blue' },
+          {
+            refId: 'unmeasured',
+            expr: `absent(${complaints})`,
+            legend: 'NOT MEASURED',
+            colour: 'purple',
+          },
+          limit('complaints_per_day', 'aborts above'),
+          { ...limit('complaints_accepted_per_day', 'accepted'), colour: 'yellow' },
+        ],
+      }),
+    ],
+  });

@@ -36,6 +36,9 @@ export const failureCatalogue = {
   lease_lost: retry('the lease of this run could not be renewed in time'),
   endpoint_down: retry('the replay endpoint cannot be reached or does not answer properly'),
   endpoint_refused: refuse('the replay endpoint refuses the token, the path or the request'),
+  probe_invalid: refuse('the file of the flow probe cannot be read or is wrong'),
+  probe_failed: retry('a step of the flow probe was not answered as declared'),
+  probe_bill_wrong: retry('the bill or an event of the flow probe is missing or wrong'),
   deadline_exceeded: retry('the run did not stop within its shutdown deadline'),
   internal: retry('an error that is not in the catalogue: a defect'),
 } as const satisfies Record<string, FailureKind>;

@@ -22,7 +22,13 @@ const scopeForm = z.union([
       .max(10_000),
   }),
   z
-    .strictObject({ from: time, to: time, published_hash: z.string().min(1).optional() })
+    .strictObject({
+      from: time,
+      to: time,
+      published_hash: z.string().min(1).optional(),
+      // By which the exporter knows its own request after an abort; means nothing here.
+      abort: z.looseObject({}).optional(),
+    })
     .refine(({ from, to }) => from < to),
   z.strictObject({ published_hash: z.string().min(1) }),
 ]);

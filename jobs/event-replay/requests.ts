@@ -30,7 +30,13 @@ const time = z.iso
   .transform((at) => new Date(at).toISOString());
 const scopeSchema = z.union([
   z.strictObject({ event_ids: z.array(z.string().min(1)).min(1).max(100_000) }),
-  z.strictObject({ from: time, to: time, published_hash: z.string().min(1).optional() }),
+  z.strictObject({
+    from: time,
+    to: time,
+    published_hash: z.string().min(1).optional(),
+    // By which the exporter knows its own request after an abort; means nothing here.
+    abort: z.looseObject({}).optional(),
+  }),
 ]);
 
 /**

@@ -23,6 +23,7 @@ test('each import that goes the wrong way is named, and its nearest right form i
     'jobs/billing-reconciliation/reconcile.ts imports jobs/schema/migrate.ts: jobs/billing-reconciliation must not use jobs/schema',
     'jobs/billing-reconciliation/reconcile.ts imports nestjs/src/driver.ts: jobs/billing-reconciliation must not use nestjs',
     'jobs/checks/parse.ts imports jobs/event-replay/decide.ts: jobs/checks must not use jobs/event-replay',
+    'jobs/event-replay/decide.ts imports @kubernetes/client-node: only jobs/exporter does, it costs memory that no other job has to pay',
     'jobs/runtime/config.ts imports jobs/checks/parse.ts: jobs/runtime must not use jobs/checks',
     'nestjs/src/driver.ts imports jobs/runtime/database.ts: nestjs must not use jobs/runtime',
   ]);

@@ -79,6 +79,10 @@ export function importProblems(root: string, dependencies: readonly string[]): s
       const name = packageOf(specifier);
       if (name === '@counterfoil/nestjs' && from !== 'reference-service' && from !== 'nestjs')
         problems.push(`${path} imports ${name}: only a service imports the module`);
+      if (name === '@kubernetes/client-node' && !path.startsWith('jobs/exporter/'))
+        problems.push(
+          `${path} imports ${name}: only jobs/exporter does, it costs memory that no other job has to pay`,
+        );
       if (!inJobs) continue;
       // A test may hold a connection of its own: what it forgets to await costs nobody money.
       if (isTest(path)) continue;

@@ -46,7 +46,7 @@ export interface CollectionSink {
     fill: (set: SetSeries<C>) => void,
     tookMs?: number,
   ): void;
-  /** A sign of life without news, such as a bookmark of a watch: what was published is still so. */
+  /** A sign of life without news, such as a bookmark of a watch: what was published, and is not too old yet, is still so. */
   alive(collection: FilledCollection): void;
   /** The last attempt failed, or the watch is cut off. What was published stays until it is too old. */
   lost(collection: FilledCollection, tookMs?: number): void;

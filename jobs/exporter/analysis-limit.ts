@@ -19,7 +19,7 @@ const NUMBER = String.raw`[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?`;
 const QUOTED = `asFloat\\(\\s*['"]?(${NUMBER})['"]?\\s*\\)`;
 const OPERATOR = '(?:<=|>=|==|!=|<|>)';
 /** `result`, `result[0]`, `result.rate`, `asFloat(result[0])`, or `#`, one of many inside any() and all(). */
-const VALUE = String.raw`(?:#|result\b[\w.\[\]'"]*)`;
+const VALUE = String.raw`(?:#|result\b(?:\.\w+|\[[^\]]*\])*)`;
 const OPERAND = `(?:as(?:Float|Int)\\(\\s*${VALUE}\\s*\\)|${VALUE})`;
 const valueFirst = new RegExp(`${OPERAND}\\s*${OPERATOR}\\s*(?:${QUOTED}|(${NUMBER})(?![\\w.]))`, 'g');
 const numberFirst = new RegExp(`(?:${QUOTED}|(?<![\\w.\\])])(${NUMBER}))\\s*${OPERATOR}\\s*${OPERAND}`, 'g');

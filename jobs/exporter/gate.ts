@@ -220,13 +220,13 @@ export class Gate {
     }
     return {
       hash,
-      at: events?.now ?? null,
+      at: isoTime(events?.now),
       windowSeconds: windowMs / 1000,
       windowWhole: whole,
       events: {
         published: events?.published ?? 0,
         lost: events?.lost ?? 0,
-        firstAt: events?.first_at ?? null,
+        firstAt: isoTime(events?.first_at),
         firstAgeSeconds: events?.first_age ?? null,
       },
       billing,
@@ -284,7 +284,11 @@ function evidenceOf(
       amount: measuresAmounts(plan) ? (facts?.amount ?? 0) : null,
     },
     findings: { suspected: state?.suspected ?? 0, open: state?.open ?? 0 },
-    verifiedThrough: state?.verified_through ?? null,
+    verifiedThrough: isoTime(state?.verified_through),
     verifiedThroughAgeSeconds: state?.verified_age ?? null,
   };
 }
+
+/** Postgres' text of a time in UTC, as other programs read it. */
+const isoTime = (time: string | null | undefined): string | null =>
+  time === null || time === undefined ? null : time.replace(' ', 'T').replace(/\+00$/, 'Z');

@@ -163,7 +163,7 @@ export const metrics = {
   },
   counterfoil_implausible: {
     type: 'gauge',
-    help: 'Whether the newest run over this check found more than can be true and a person has to release it: 1 or 0.',
+    help: 'Whether the newest run of some mode found more than can be true and a person has to release it: 1 or 0.',
     labels: ['check'],
     from: 'state',
   },
@@ -195,7 +195,7 @@ export const metrics = {
   },
   counterfoil_replayed_events_total: {
     type: 'counter',
-    help: 'Events that replay has brought to their end, as far as their records are kept.',
+    help: 'Events that replay has brought to their end since this exporter began to look.',
     labels: [],
     from: 'state',
   },
@@ -239,7 +239,7 @@ export const metrics = {
   },
   counterfoil_newest_event_timestamp_seconds: {
     type: 'gauge',
-    help: 'When the newest row of event_backups was written. No series while there is none.',
+    help: 'When the newest row of event_backups was written. No series while there is none, or no index on created_at.',
     labels: [],
     from: 'events',
   },

@@ -20,8 +20,11 @@ export type MetricOf<C extends Collection> = {
 
 /** The labels of a metric, all of them, without `installation`, which every series gets. */
 export type LabelsOf<Name extends MetricName> = Readonly<
-  Record<(typeof metrics)[Name]['labels'][number], string>
+  // Of a metric without labels an empty record would take any.
+  [LabelOf<Name>] extends [never] ? Record<string, never> : Record<LabelOf<Name>, string>
 >;
+
+type LabelOf<Name extends MetricName> = (typeof metrics)[Name]['labels'][number];
 
 /**
  * Sets one series. A counter is set too, to all it has counted.

@@ -39,7 +39,9 @@ export const exporterJob: Job<typeof exporterSettings> = {
         version: bundleVersion,
         maxAgeMs: settings.CF_MAX_AGE_SECONDS,
       },
-      ['state', 'events', 'hot_check'],
+      settings.CF_ROLLOUT_NAME === undefined
+        ? ['state', 'events', 'hot_check']
+        : ['state', 'events', 'hot_check', 'rollout', 'pods'],
     );
     const halt = new AbortController();
     const stop = AbortSignal.any([signal, halt.signal]);
@@ -81,7 +83,7 @@ export const exporterJob: Job<typeof exporterSettings> = {
       { address: settings.CF_LISTEN_ADDRESS, port: settings.CF_LISTEN_PORT },
     );
     try {
-      watches = await startWatches(context, cache);
+      watches = await startWatches({ ...context, signal: stop }, cache);
       await Promise.all([...collectors.map(async (one) => await one.run()), watches?.ended]);
     } finally {
       halt.abort();

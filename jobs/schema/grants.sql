@@ -28,6 +28,15 @@ BEGIN
     GRANT INSERT (kind, scope, check_name, reason) ON requests TO counterfoil_exporter;
     GRANT INSERT ON audit TO counterfoil_exporter;
   END IF;
+  -- Optional (retention-role.sql): reads what may still need an event, and writes no word of it.
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'counterfoil_retention') THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO counterfoil_retention', own_schema);
+    GRANT SELECT ON schema_version, freezes, replay_events TO counterfoil_retention;
+    GRANT SELECT (name, definition_hash, verified_through) ON checks TO counterfoil_retention;
+    GRANT SELECT (id, check_name, kind, key, status, event_id) ON discrepancies TO counterfoil_retention;
+    GRANT SELECT (id, status, scope) ON requests TO counterfoil_retention;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON job_runs, job_leases TO counterfoil_retention;
+  END IF;
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'counterfoil_people') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO counterfoil_people', own_schema);
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO counterfoil_people', own_schema);

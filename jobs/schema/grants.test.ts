@@ -7,7 +7,12 @@ let postgres: TestDatabase;
 const as = {} as Record<TestRole, Database>;
 beforeAll(async () => {
   postgres = await createTestDatabase();
-  for (const role of ['counterfoil_owner', 'counterfoil_jobs', 'counterfoil_exporter'] as const)
+  for (const role of [
+    'counterfoil_owner',
+    'counterfoil_jobs',
+    'counterfoil_exporter',
+    'counterfoil_retention',
+  ] as const)
     as[role] = openDatabase(postgres.urlAs(role));
   await postgres.query(
     `INSERT INTO counterfoil.audit (installation, actor, action) VALUES ('test', 'somebody', 'replay')`,
@@ -109,6 +114,44 @@ describe('counterfoil_exporter', () => {
     const others = lines.filter((line) => !/^(requests|audit):/.test(line));
     expect(others.every((line) => line.endsWith(': SELECT'))).toBe(true);
     expect(others.length).toBeGreaterThan(8);
+  });
+});
+
+describe('counterfoil_retention', () => {
+  test('has exactly these rights on whole tables, and on the service’s those on events alone', async () => {
+    expect(await privileges('counterfoil_retention', 'counterfoil')).toEqual([
+      'freezes: SELECT',
+      'job_leases: DELETE INSERT SELECT UPDATE',
+      'job_runs: DELETE INSERT SELECT UPDATE',
+      'replay_events: SELECT',
+      'schema_version: SELECT',
+    ]);
+    expect(await privileges('counterfoil_retention', 'public')).toEqual(['event_backups: DELETE SELECT']);
+  });
+
+  test.each([
+    `DELETE FROM public.sessions`,
+    `DELETE FROM public.mentor_payable_ledgers`,
+    `SELECT 1 FROM public.sessions`,
+    `SELECT 1 FROM public.mentor_payable_ledgers`,
+    `UPDATE public.event_backups SET status = 'processed'`,
+    `INSERT INTO public.event_backups (event_id, event_name, payload) VALUES ('x', 'x', '{}')`,
+    `TRUNCATE public.event_backups CASCADE`,
+    `DELETE FROM public.event_deliveries`,
+    `DELETE FROM counterfoil.replay_events`,
+    `UPDATE counterfoil.replay_events SET status = 'due'`,
+    `DELETE FROM counterfoil.discrepancies`,
+    `SELECT currency FROM counterfoil.discrepancies`,
+    `DELETE FROM counterfoil.reconciliation_windows`,
+    `DELETE FROM counterfoil.requests`,
+    `SELECT reason FROM counterfoil.requests`,
+    `DELETE FROM counterfoil.checks`,
+    `SELECT 1 FROM counterfoil.audit`,
+    `INSERT INTO counterfoil.audit (installation, actor, action) VALUES ('x', 'x', 'x')`,
+    `DELETE FROM counterfoil.audit`,
+    `SELECT counterfoil.release(1, 'x')`,
+  ])('is refused by Postgres: %s', async (text) => {
+    await expect(statement('counterfoil_retention', text)).rejects.toMatchObject({ id: 'grant_missing' });
   });
 });
 

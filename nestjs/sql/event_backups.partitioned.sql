@@ -66,32 +66,48 @@ begin
   end loop;
 end $$;
 
+-- Drops one day, of which every event is processed; says whether it did. A day with an event that is not stays, however
+-- old it is. What else keeps a day is the caller's to know.
+create function event_backups_drop_one_day(day date) returns boolean
+language plpgsql security definer set search_path from current set lock_timeout = '2s' as $$
+declare
+  part regclass := to_regclass('event_backups_' || to_char(day, 'YYYYMMDD'));
+  open boolean;
+begin
+  if not exists (select from pg_inherits where inhrelid = part and inhparent = 'event_backups'::regclass)
+     or day >= localtimestamp::date then
+    return false;
+  end if;
+  execute format('select exists (select from %s where status is distinct from ''processed'')', part) into open;
+  if open then return false; end if;
+  -- Records of processed events are used by nobody: gone before the lock that everybody waits for.
+  execute format('delete from event_deliveries d using %s b where d.event_id = b.event_id', part);
+  execute format('lock table %s in access exclusive mode', part);
+  -- A transaction that began on that day may have committed only now.
+  execute format('select exists (select from %s where status is distinct from ''processed'')', part) into open;
+  if open then return false; end if;
+  execute format('drop table %s', part);
+  return true;
+end $$;
+
 -- Drops the oldest day that is over for longer than `keep` and of which every event is processed, and says which; null
--- where there is none. One day at a time, so that its locks are held shortly: call it until it answers null. A day with
--- an event that is not processed stays, however old it is. Of the default partition it deletes processed rows instead.
+-- where there is none. One day at a time, so that its locks are held shortly: call it until it answers null. Of the
+-- default partition it deletes processed rows instead.
 create function event_backups_drop_day(keep interval) returns text
 language plpgsql security definer set search_path from current set lock_timeout = '2s' as $$
 declare
-  day record;
-  open boolean;
+  name text;
 begin
-  for day in
-    select c.oid::regclass as part, c.relname as name
+  for name in
+    select c.relname
     from pg_inherits i join pg_class c on c.oid = i.inhrelid
     where i.inhparent = 'event_backups'::regclass and c.relname ~ '^event_backups_[0-9]{8}$'
       and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= localtimestamp - keep
     order by c.relname
   loop
-    execute format('select exists (select from %s where status is distinct from ''processed'')', day.part) into open;
-    continue when open;
-    -- Records of processed events are used by nobody: gone before the lock that everybody waits for.
-    execute format('delete from event_deliveries d using %s b where d.event_id = b.event_id', day.part);
-    execute format('lock table %s in access exclusive mode', day.part);
-    -- A transaction that began on that day may have committed only now.
-    execute format('select exists (select from %s where status is distinct from ''processed'')', day.part) into open;
-    continue when open;
-    execute format('drop table %s', day.part);
-    return day.name;
+    if event_backups_drop_one_day(to_date(right(name, 8), 'YYYYMMDD')) then
+      return name;
+    end if;
   end loop;
   with gone as (
     delete from event_backups_default where status = 'processed' and created_at < localtimestamp - keep returning event_id
@@ -101,7 +117,7 @@ begin
 end $$;
 
 -- For the service's owner and whom it names: `grant execute on function event_backups_drop_day to …`.
-revoke execute on function event_backups_create_days, event_backups_drop_day from public;
+revoke execute on function event_backups_create_days, event_backups_drop_day, event_backups_drop_one_day from public;
 
 -- A week ahead: what `event_backups_create_days` is to be called for daily.
 select event_backups_create_days(7);

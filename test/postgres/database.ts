@@ -3,7 +3,11 @@ import { randomBytes } from 'node:crypto';
 import { Client } from 'pg';
 import { inject } from 'vitest';
 
-export type TestRole = 'counterfoil_owner' | 'counterfoil_jobs' | 'counterfoil_exporter';
+export type TestRole =
+  | 'counterfoil_owner'
+  | 'counterfoil_jobs'
+  | 'counterfoil_exporter'
+  | 'counterfoil_retention';
 
 export interface TestDatabase {
   /** Superuser URL. */

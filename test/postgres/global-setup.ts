@@ -14,7 +14,7 @@ declare module 'vitest' {
     serverUrl: string;
     /** The migrated database that each test file clones. */
     templateName: string;
-    /** Password of the roles counterfoil_owner, counterfoil_jobs and counterfoil_exporter in tests. */
+    /** Password of our roles in tests. */
     rolePassword: string;
   }
 }
@@ -36,10 +36,16 @@ export default async function setup(project: TestProject): Promise<() => Promise
       'nestjs/sql/event_backups.sql',
       'nestjs/sql/event_deliveries.sql',
       'jobs/schema/roles.sql',
+      'jobs/schema/retention-role.sql',
     ]) {
       await client.query(readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8'));
     }
-    for (const role of ['counterfoil_owner', 'counterfoil_jobs', 'counterfoil_exporter']) {
+    for (const role of [
+      'counterfoil_owner',
+      'counterfoil_jobs',
+      'counterfoil_exporter',
+      'counterfoil_retention',
+    ]) {
       await client.query(`ALTER ROLE ${role} LOGIN PASSWORD '${ROLE_PASSWORD}'`);
     }
   });

@@ -49,7 +49,8 @@ const abort = async (hash = 'bad') =>
   await bench.database.query(
     `INSERT INTO counterfoil.requests (kind, scope, reason)
      VALUES ('replay', jsonb_build_object('from', '2020-01-01T00:00:00Z', 'to', '2100-01-01T00:00:00Z',
-                                          'published_hash', $1::text), 'aborted')`,
+                                          'published_hash', $1::text,
+                                          'abort', '{"rollout": "shop", "at": "2026-11-20T10:00:00Z"}'::jsonb), 'aborted')`,
     [hash],
   );
 const sent = () => bench.endpoint.calls.flatMap((call) => call.eventIds).sort();

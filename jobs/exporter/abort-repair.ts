@@ -37,6 +37,8 @@ export interface AbortRepairContext {
   readonly rollout: { readonly namespace: string; readonly name: string };
   /** How long what was read counts. */
   readonly maxAgeMs: number;
+  /** How often an unfinished repair is looked at. */
+  readonly busyPauseMs: number;
   /** Nothing while the watches are cut off. */
   podsOf(hash: string): VersionPods | undefined;
   /** Of the Rollout of now; undefined where there is none. */
@@ -47,9 +49,8 @@ export interface AbortRepairContext {
   changed(): void;
 }
 
-/** How often an unfinished repair is looked at, and how often a finished one. */
-const BUSY_PAUSE_MS = 5_000;
-const IDLE_PAUSE_MS = 30_000;
+/** So many times as long as for an unfinished one, a finished repair is left alone. */
+const IDLE_TIMES = 6;
 /** The clocks of API server, controller and database differ by this much at most. */
 const CLOCK_MARGIN_MS = 60_000;
 /** A version of which nothing says when it began. */
@@ -107,7 +108,8 @@ export class AbortRepairs {
           logger.warn({ err: error }, 'the repair after an abort cannot be followed: trying again');
         this.#failing = true;
       }
-      const ms = busy ? BUSY_PAUSE_MS : IDLE_PAUSE_MS;
+      const { busyPauseMs } = this.#context;
+      const ms = busy ? busyPauseMs : busyPauseMs * IDLE_TIMES;
       await pause(ms * (0.8 + Math.random() / 5), AbortSignal.any([signal, this.#wake.signal]));
     }
   }

@@ -23,6 +23,11 @@ const FLOCK_MS = 100;
 /** Some series change by the passing of time alone. */
 const REFRESH_MS = 15_000;
 
+export interface WatchingPace extends WatchPace {
+  /** How often a repair that is not finished is looked at. */
+  readonly repairMs: number;
+}
+
 /** What one watch last said, and whether it can still be believed. */
 class Part<Kept> {
   objects: ReadonlyMap<string, Kept> | undefined;
@@ -46,7 +51,7 @@ class Part<Kept> {
 export function startWatches(
   context: ExporterContext,
   sink: CollectionSink,
-  pace: WatchPace = defaultPace,
+  pace: WatchingPace = { ...defaultPace, repairMs: 5_000 },
 ): Watches {
   const { CF_ROLLOUT_NAME: name } = context.settings;
   if (name === undefined) {
@@ -63,7 +68,7 @@ class GuardedRollout {
   readonly #context: ExporterContext;
   readonly #sink: CollectionSink;
   readonly #name: string;
-  readonly #pace: WatchPace;
+  readonly #pace: WatchingPace;
   readonly #logger: Logger;
   readonly #signal: AbortSignal;
   readonly #rollouts = new Part<Rollout>();
@@ -79,7 +84,7 @@ class GuardedRollout {
   #aliveAt = Number.NEGATIVE_INFINITY;
   #noted: string | undefined;
 
-  constructor(context: ExporterContext, sink: CollectionSink, name: string, pace: WatchPace) {
+  constructor(context: ExporterContext, sink: CollectionSink, name: string, pace: WatchingPace) {
     this.#context = context;
     this.#sink = sink;
     this.#name = name;
@@ -338,6 +343,7 @@ class GuardedRollout {
       pod: settings.CF_POD_NAME,
       rollout: { namespace, name: this.#name },
       maxAgeMs: settings.CF_MAX_AGE_SECONDS,
+      busyPauseMs: this.#pace.repairMs,
       podsOf: (hash) => this.#podsOf(hash),
       rolloutUid: () => this.#rollouts.values()[0]?.uid,
       say: async (event) => await api.post(`/api/v1/namespaces/${namespace}/events`, event, this.#signal),

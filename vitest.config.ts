@@ -46,6 +46,7 @@ export default defineConfig({
           globalSetup: [postgres.globalSetup, 'nestjs/compatibility/install.ts'],
         },
       },
+      { test: { name: 'dashboards', include: ['test/dashboards/*.test.ts'], testTimeout: 60_000 } },
       { test: { name: 'repo', include: ['test/repo/*.test.ts'], testTimeout: 60_000 } },
     ],
   },

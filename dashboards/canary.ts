@@ -40,7 +40,7 @@ export const canary = (): Dashboard =>
         unit: 'none',
         at: [0, 0, 4, 5],
         names: true,
-        runbooks: ['RolloutStuck'],
+        runbooks: ['CounterfoilRolloutStuck'],
         queries: rolloutPhase(),
       }),
       stat({
@@ -57,7 +57,7 @@ export const canary = (): Dashboard =>
           'The current step, from 1 to the number of steps, and how long the canary has existed: red beyond its limit.',
         unit: 'none',
         at: [10, 0, 4, 5],
-        runbooks: ['RolloutStuck'],
+        runbooks: ['CounterfoilRolloutStuck'],
         queries: [
           {
             refId: 'step',
@@ -83,7 +83,7 @@ export const canary = (): Dashboard =>
           'When the release was aborted, and by which metric of its analysis; person where somebody did, progress_deadline where it never came up.',
         unit: 'dateTimeAsIso',
         at: [14, 0, 6, 5],
-        runbooks: ['RolloutAborted'],
+        runbooks: ['CounterfoilRolloutAborted'],
         queries: abortedBy(),
       }),
       stat({
@@ -93,7 +93,7 @@ export const canary = (): Dashboard =>
         unit: 'none',
         at: [20, 0, 4, 5],
         names: true,
-        runbooks: ['AbortRepairNotClean'],
+        runbooks: ['CounterfoilAbortRepairNotClean'],
         queries: repairAfterAbort(),
       }),
       chart({
@@ -103,7 +103,7 @@ export const canary = (): Dashboard =>
         unit: 'percentunit',
         at: [0, 5, 12, 8],
         decimals: 2,
-        runbooks: ['EventLossRateHigh'],
+        runbooks: ['CounterfoilVersionLosesEvents'],
         queries: [
           { refId: 'loss', expr: lossByVersion, legend: '{{published_hash}}' },
           limit('event_loss_ratio', 'aborts above'),
@@ -117,7 +117,7 @@ export const canary = (): Dashboard =>
         unit: 'percentunit',
         at: [12, 5, 12, 8],
         decimals: 2,
-        runbooks: ['BillingErrorRatioHigh'],
+        runbooks: ['CounterfoilVersionBillsWrong'],
         queries: [
           { refId: 'errors', expr: billingErrorsByVersion, legend: '{{published_hash}}' },
           limit('billing_error_ratio', 'aborts above'),
@@ -181,11 +181,12 @@ export const canary = (): Dashboard =>
         description: 'Restarts of the service’s containers in the 24 hours before each point.',
         unit: 'locale',
         at: [8, 21, 8, 7],
-        runbooks: ['ApplicationRestart'],
+        runbooks: ['CounterfoilVersionCrashes'],
         queries: [
           {
             refId: 'restarts',
-            expr: `max by (published_hash) (increase(${own('application_restart_total')}[24h]))`,
+            // Only while it is measured: what was counted this morning says nothing of now.
+            expr: `max by (published_hash) (increase(${own('application_restart_total')}[24h]) and ${own('application_restart_total')})`,
             legend: '{{published_hash}}',
           },
           limit('restarts_per_day', 'aborts above'),
@@ -197,12 +198,13 @@ export const canary = (): Dashboard =>
           'From the query that the installation was given. Without one this reads NOT MEASURED, which is not 0.',
         unit: 'locale',
         at: [16, 21, 8, 7],
-        runbooks: ['ComplaintsHigh'],
+        runbooks: ['CounterfoilComplaints'],
         queries: [
           { refId: 'complaints', expr: `max(${complaints})`, legend: 'complaints', colour: 'blue' },
           {
             refId: 'unmeasured',
-            expr: `absent(${complaints})`,
+            // A line at any height would be a number.
+            expr: `absent(${complaints}) * NaN`,
             legend: 'NOT MEASURED',
             colour: 'purple',
           },

@@ -9,12 +9,12 @@ import { chart, list, notMeasured, stat, table } from './panels.ts';
 import { ofService, one, own, threshold } from './selectors.ts';
 import {
   abortedBy,
-  byCause,
   canaryWeight,
   limit,
   needsAPerson,
   openByCause,
   openFindings,
+  openOverTime,
   overdueEvents,
   repairAfterAbort,
   rolloutPhase,
@@ -123,7 +123,7 @@ export const onCall = (): Dashboard =>
         unit: 's',
         at: [20, 0, 4, 6],
         decimals: 1,
-        runbooks: ['VerifiedThroughTooOld'],
+        runbooks: ['CounterfoilVerifiedThroughTooOld'],
         queries: verifiedAges(),
       }),
       table({
@@ -170,7 +170,7 @@ or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules ar
           'What no job will mend by itself: findings to decide, requests that wait for the approval of another person, parked events. `node jobs/status/main.ts` in the exporter’s pod prints the command for each.',
         unit: 'locale',
         at: [11, 6, 5, 7],
-        runbooks: ['EventReplayEventsParked'],
+        runbooks: ['CounterfoilParkedEvents'],
         queries: needsAPerson(),
       }),
       list({
@@ -219,7 +219,7 @@ or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules ar
         unit: 'none',
         at: [0, 13, 5, 4],
         names: true,
-        runbooks: ['RolloutStuck'],
+        runbooks: ['CounterfoilRolloutStuck'],
         queries: rolloutPhase(),
       }),
       stat({
@@ -236,7 +236,7 @@ or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules ar
           'When the release was aborted (UTC), and by which metric of its analysis; person where somebody did, progress_deadline where it never came up.',
         unit: 'dateTimeAsIso',
         at: [12, 13, 6, 4],
-        runbooks: ['RolloutAborted'],
+        runbooks: ['CounterfoilRolloutAborted'],
         queries: abortedBy(),
       }),
       stat({
@@ -246,7 +246,7 @@ or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules ar
         unit: 'none',
         at: [18, 13, 6, 4],
         names: true,
-        runbooks: ['AbortRepairNotClean'],
+        runbooks: ['CounterfoilAbortRepairNotClean'],
         queries: repairAfterAbort(),
       }),
       chart({
@@ -255,10 +255,7 @@ or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules ar
           'Open, unacknowledged findings over time, by kind and cause, and the threshold of the alert.',
         unit: 'locale',
         at: [0, 17, 8, 8],
-        queries: [
-          { refId: 'open', expr: byCause(openFindings), legend: '{{what}}' },
-          limit('open_findings', 'pages above'),
-        ],
+        queries: openOverTime(),
       }),
       chart({
         title: 'Events waiting',

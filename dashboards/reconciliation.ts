@@ -6,11 +6,11 @@ import { chart, list, notMeasured, stat } from './panels.ts';
 import { runs } from './runs.ts';
 import { growth, one, own } from './selectors.ts';
 import {
-  byCause,
   limit,
   needsAPerson,
   openByCause,
   openFindings,
+  openOverTime,
   verifiedAge,
   verifiedAges,
 } from './verdicts.ts';
@@ -32,7 +32,7 @@ export const reconciliation = (): Dashboard =>
         unit: 's',
         at: [0, 0, 5, 6],
         decimals: 1,
-        runbooks: ['VerifiedThroughTooOld'],
+        runbooks: ['CounterfoilVerifiedThroughTooOld'],
         queries: verifiedAges(),
       }),
       stat({
@@ -42,7 +42,7 @@ export const reconciliation = (): Dashboard =>
         unit: 'none',
         at: [5, 0, 4, 6],
         names: true,
-        runbooks: ['ReconciliationImplausible'],
+        runbooks: ['CounterfoilImplausible', 'CounterfoilCheckHeldBack'],
         queries: [
           {
             refId: 'implausible',
@@ -113,7 +113,7 @@ export const reconciliation = (): Dashboard =>
           'It saws: each run draws it back to the grace. A line that only rises means that nobody verifies.',
         unit: 's',
         at: [0, 6, 12, 8],
-        runbooks: ['VerifiedThroughTooOld'],
+        runbooks: ['CounterfoilVerifiedThroughTooOld'],
         queries: [
           { refId: 'age', expr: verifiedAge, legend: '{{check}}' },
           limit('verified_through_age_seconds', 'pages above'),
@@ -125,10 +125,7 @@ export const reconciliation = (): Dashboard =>
         unit: 'locale',
         at: [12, 6, 12, 8],
         runbooks: ['BillingDiscrepancy'],
-        queries: [
-          { refId: 'open', expr: byCause(openFindings), legend: '{{what}}' },
-          limit('open_findings', 'pages above'),
-        ],
+        queries: openOverTime(),
       }),
       chart({
         title: 'Opened and resolved in an hour',
@@ -156,18 +153,16 @@ export const reconciliation = (): Dashboard =>
           'Expected amounts of open, unacknowledged findings in whole units of each currency, never summed across currencies. Findings of unknown amount are not in it.',
         unit: 'locale',
         at: [12, 14, 12, 8],
-        queries: moneyAtRisk().map(({ refId, expr, decimals }) => ({
-          refId,
-          expr: expr.replace(/ > 0$/, ''),
-          legend: '{{currency}}',
-          decimals,
-        })),
+        queries: [
+          ...moneyAtRisk().map((query) => ({ ...query, legend: '{{currency}}' })),
+          { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'nothing at risk', colour: 'green' },
+        ],
       }),
       runs(
         {
           title: 'Runs of billing-reconciliation',
           at: [0, 22, 24, 6],
-          runbooks: ['JobOverdue'],
+          runbooks: ['CounterfoilJobOverdue', 'CounterfoilJobFailed'],
         },
         'billing-reconciliation',
       ),

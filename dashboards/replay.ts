@@ -26,7 +26,7 @@ export const replay = (): Dashboard =>
           'Pending past the grace, under no live lease and not parked: lost until replay has them. Red above the threshold of the alert.',
         unit: 'locale',
         at: [0, 0, 4, 5],
-        runbooks: ['EventLossRateHigh'],
+        runbooks: ['CounterfoilOverdueEvents'],
         queries: [
           {
             refId: 'many',
@@ -45,7 +45,7 @@ export const replay = (): Dashboard =>
         unit: 's',
         at: [4, 0, 5, 5],
         decimals: 1,
-        runbooks: ['OverdueEventsOld'],
+        runbooks: ['CounterfoilOverdueEventTooOld'],
         queries: [
           {
             refId: 'old',
@@ -74,7 +74,7 @@ export const replay = (): Dashboard =>
           'Events that replay has given up on. They stay until a release knows them, or a person unparks them.',
         unit: 'locale',
         at: [9, 0, 5, 5],
-        runbooks: ['EventReplayEventsParked'],
+        runbooks: ['CounterfoilParkedEvents'],
         queries: [
           {
             refId: 'parked',
@@ -123,7 +123,7 @@ export const replay = (): Dashboard =>
         description: 'By kind. Those to approve wait for another person than the one who asked.',
         unit: 'locale',
         at: [19, 0, 5, 5],
-        runbooks: ['ApprovalWaiting'],
+        runbooks: ['CounterfoilApprovalWaiting'],
         queries: [
           {
             refId: 'approve',
@@ -161,7 +161,7 @@ export const replay = (): Dashboard =>
           'Rows of event_backups. Overdue that falls: replay keeps up. The line of the backlog: more than that must shrink.',
         unit: 'locale',
         at: [0, 5, 12, 8],
-        runbooks: ['EventLossRateHigh', 'BacklogNotShrinking'],
+        runbooks: ['CounterfoilBacklogNotShrinking'],
         queries: [
           {
             refId: 'pending',
@@ -178,7 +178,7 @@ export const replay = (): Dashboard =>
         description: 'No line: none is overdue. Above the threshold replay does not get through.',
         unit: 's',
         at: [12, 5, 12, 8],
-        runbooks: ['OverdueEventsOld'],
+        runbooks: ['CounterfoilOverdueEventTooOld'],
         queries: [
           { refId: 'age', expr: overdueAge, legend: 'oldest overdue', colour: 'orange' },
           limit('overdue_event_age_seconds', 'limit'),
@@ -236,6 +236,13 @@ export const replay = (): Dashboard =>
           },
         ],
       }),
-      runs({ title: 'Runs of event-replay', at: [0, 21, 24, 5], runbooks: ['JobOverdue'] }, 'event-replay'),
+      runs(
+        {
+          title: 'Runs of event-replay',
+          at: [0, 21, 24, 5],
+          runbooks: ['CounterfoilJobOverdue', 'CounterfoilJobFailed'],
+        },
+        'event-replay',
+      ),
     ],
   });

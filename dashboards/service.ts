@@ -22,6 +22,14 @@ const serviceUnmeasured = (metric: string, legend: string): Query => ({
   words: { 1: ['NOT MEASURED', 'purple'] },
 });
 
+/** One line at 0 that says so, in place of one for each thing that has not happened. */
+const none = (metric: string, matchers = '', more = ''): Query => ({
+  refId: 'none',
+  expr: `sum(rate(${ofService(metric, matchers)}[$__rate_interval]))${more} == 0`,
+  legend: 'none',
+  colour: 'green',
+});
+
 export const service = (): Dashboard =>
   frame('service', {
     description: 'The events of the guarded service itself: rate, errors, duration, and how full it is.',
@@ -73,7 +81,7 @@ export const service = (): Dashboard =>
           'Seconds from the commit until the event was processed, over the last five minutes. Red above the threshold. No event, no figure.',
         unit: 's',
         at: [8, 0, 4, 5],
-        runbooks: ['EventProcessingSlow'],
+        runbooks: ['CounterfoilEventsSlow'],
         queries: [
           {
             refId: 'slow',
@@ -146,7 +154,7 @@ export const service = (): Dashboard =>
       }),
       chart({
         title: 'Rate: events committed',
-        description: 'Per second, by type.',
+        description: 'Calls of publish whose transaction was committed, per second, by type of event.',
         unit: 'eps',
         at: [0, 5, 12, 8],
         queries: [
@@ -171,14 +179,19 @@ export const service = (): Dashboard =>
         queries: [
           {
             refId: 'publish',
-            expr: rate('event_published_total', ['status'], 'status!="committed"'),
+            expr: `${rate('event_published_total', ['status'], 'status!="committed"')} > 0`,
             legend: 'publish {{status}}',
           },
           {
             refId: 'processed',
-            expr: rate('event_processed_total', ['status'], 'status!="processed"'),
+            expr: `${rate('event_processed_total', ['status'], 'status!="processed"')} > 0`,
             legend: 'processed {{status}}',
           },
+          none(
+            'event_published_total',
+            'status!="committed"',
+            ` + sum(rate(${ofService('event_processed_total', 'status!="processed"')}[$__rate_interval]))`,
+          ),
         ],
       }),
       chart({
@@ -187,7 +200,7 @@ export const service = (): Dashboard =>
           'Of all events, by the buckets of the histogram: half, 95 and 99 of 100 are processed within it. No line: no events.',
         unit: 's',
         at: [0, 13, 12, 8],
-        runbooks: ['EventProcessingSlow'],
+        runbooks: ['CounterfoilEventsSlow'],
         queries: [
           { refId: 'p50', expr: quantile(0.5, '$__rate_interval'), legend: 'p50', colour: 'green' },
           { refId: 'p95', expr: quantile(0.95, '$__rate_interval'), legend: 'p95', colour: 'blue' },
@@ -205,9 +218,10 @@ export const service = (): Dashboard =>
         queries: [
           {
             refId: 'left',
-            expr: rate('counterfoil_event_left_pending_total', ['reason']),
+            expr: `${rate('counterfoil_event_left_pending_total', ['reason'])} > 0`,
             legend: '{{reason}}',
           },
+          none('counterfoil_event_left_pending_total'),
         ],
       }),
       chart({
@@ -218,9 +232,10 @@ export const service = (): Dashboard =>
         queries: [
           {
             refId: 'failed',
-            expr: rate('counterfoil_listener_runs_total', ['listener', 'outcome'], 'outcome!="succeeded"'),
+            expr: `${rate('counterfoil_listener_runs_total', ['listener', 'outcome'], 'outcome!="succeeded"')} > 0`,
             legend: '{{listener}} {{outcome}}',
           },
+          none('counterfoil_listener_runs_total', 'outcome!="succeeded"'),
         ],
       }),
       chart({
@@ -256,7 +271,7 @@ export const service = (): Dashboard =>
         queries: [
           {
             refId: 'restarts',
-            expr: `max by (published_hash) (increase(${own('application_restart_total')}[1h]))`,
+            expr: `max by (published_hash) (increase(${own('application_restart_total')}[1h]) and ${own('application_restart_total')})`,
             legend: '{{published_hash}}',
           },
           limit('restarts_per_hour', 'warns above'),

@@ -57,6 +57,15 @@ export function openByCause(): Query[] {
   ];
 }
 
+/** Over time; a line for each cause that there is, and one at 0 that says that there is none. */
+export function openOverTime(): Query[] {
+  return [
+    { refId: 'open', expr: `${byCause(openFindings)} > 0`, legend: '{{what}}' },
+    { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'none open', colour: 'green' },
+    limit('open_findings', 'pages above'),
+  ];
+}
+
 export function verifiedAges(): Query[] {
   const age = `time() - ${verifiedThrough}`;
   return [
@@ -144,12 +153,17 @@ export function rolloutPhase(): Query[] {
 export function abortedBy(): Query[] {
   const info = one('counterfoil_rollout_abort_info', ['rollout', 'metric']);
   const since = one('counterfoil_rollout_aborted_timestamp_seconds', ['rollout']);
+  const aborted = one('counterfoil_rollout_aborted', ['rollout']);
   return [
     {
       refId: 'aborted',
-      expr: `${info} * on (rollout) group_left () ${since} * 1000`,
+      // By whom it was done may be known without the time, and the fact without both.
+      expr: `${info} * on (rollout) group_left () ${since} * 1000
+or ${info}
+or label_replace(${aborted} == 1 unless on (rollout) ${info}, "metric", "unknown cause", "", "")`,
       legend: '{{metric}}',
       colour: 'red',
+      words: { 1: ['yes', 'red'] },
     },
     {
       refId: 'none',
@@ -180,7 +194,7 @@ export function repairAfterAbort(): Query[] {
     })),
     {
       refId: 'none',
-      expr: `${one('counterfoil_rollout_aborted', ['rollout'])} == 0`,
+      expr: `(${one('counterfoil_rollout_aborted', ['rollout'])} == 0) unless on () ${own('counterfoil_abort_repair')}`,
       legend: 'nothing to repair',
       colour: 'green',
     },

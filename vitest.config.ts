@@ -46,7 +46,27 @@ export default defineConfig({
           globalSetup: [postgres.globalSetup, 'nestjs/compatibility/install.ts'],
         },
       },
+      {
+        test: {
+          name: 'alerts',
+          include: ['test/alerts/*.test.ts'],
+          globalSetup: [postgres.globalSetup, 'test/alerts/global-setup.ts'],
+          testTimeout: 120_000,
+          // The first one may build promtool.
+          hookTimeout: 600_000,
+        },
+      },
       { test: { name: 'dashboards', include: ['test/dashboards/*.test.ts'], testTimeout: 60_000 } },
+      // Needs a cluster, so it is left out of `npm test`: `npm run test:cluster`.
+      {
+        test: {
+          name: 'cluster',
+          include: ['test/cluster/*.test.ts'],
+          ...postgres,
+          testTimeout: 240_000,
+          hookTimeout: 240_000,
+        },
+      },
       { test: { name: 'repo', include: ['test/repo/*.test.ts'], testTimeout: 60_000 } },
     ],
   },

@@ -32,13 +32,14 @@ export interface WatchPace {
   readonly longestPauseMs: number;
 }
 
-/** A request every half minute is nothing to an API server, and what is half open is seen before series get old. */
-export const defaultPace: WatchPace = {
-  watchSeconds: 30,
-  silenceMs: 40_000,
-  firstPauseMs: 500,
-  longestPauseMs: 15_000,
-};
+/**
+ * At most a request every twenty seconds and kind, which is nothing to an API server; and quick enough for what is half
+ * open to be seen, and for a quiet watch to give signs of life, long before series get too old.
+ */
+export function paceFor(maxAgeMs: number): WatchPace {
+  const watchSeconds = Math.min(20, Math.max(1, Math.floor(maxAgeMs / 4_000)));
+  return { watchSeconds, silenceMs: watchSeconds * 1_250 + 1_000, firstPauseMs: 500, longestPauseMs: 15_000 };
+}
 
 /** Objects in one page of a list: what is not kept is garbage at once. */
 const PAGE = '100';

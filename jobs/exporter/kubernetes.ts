@@ -10,7 +10,7 @@ import { type AnalysisRun, readAnalysisRun } from './analysis-read.ts';
 import type { CollectionSink, RolloutView, Watches } from './collection.ts';
 import type { ExporterContext } from './env.ts';
 import { ApiServer, type Query } from './kubernetes-api.ts';
-import { defaultPace, type WatchPace, watchObjects } from './kubernetes-watch.ts';
+import { paceFor, type WatchPace, watchObjects } from './kubernetes-watch.ts';
 import { type Pod, readPod } from './pods-read.ts';
 import { RestartCounter } from './pods-restarts.ts';
 import { setPodSeries } from './pods-series.ts';
@@ -51,7 +51,7 @@ class Part<Kept> {
 export function startWatches(
   context: ExporterContext,
   sink: CollectionSink,
-  pace: WatchingPace = { ...defaultPace, repairMs: 5_000 },
+  pace: WatchingPace = { ...paceFor(context.settings.CF_MAX_AGE_SECONDS), repairMs: 5_000 },
 ): Watches {
   const { CF_ROLLOUT_NAME: name } = context.settings;
   if (name === undefined) {

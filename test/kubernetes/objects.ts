@@ -118,6 +118,65 @@ export const podObject = (
   },
 });
 
+interface RunOptions {
+  readonly owner?: string;
+  readonly createdAt?: number;
+  readonly phase?: string;
+  readonly completedAt?: number;
+  readonly args?: Readonly<Record<string, string>>;
+  readonly metrics: Readonly<
+    Record<
+      string,
+      {
+        readonly failureCondition?: string;
+        readonly successCondition?: string;
+        readonly phase?: string;
+        readonly dryRun?: boolean;
+        /** Oldest first. */
+        readonly values: readonly string[];
+      }
+    >
+  >;
+}
+
+/** A background analysis run. */
+export const runObject = (name: string, hash: string, options: RunOptions): ApiObject => ({
+  apiVersion: 'argoproj.io/v1alpha1',
+  kind: 'AnalysisRun',
+  metadata: {
+    name,
+    namespace: NAMESPACE,
+    uid: `run-${name}`,
+    creationTimestamp: kubeTime(options.createdAt ?? Date.now() - 60_000),
+    labels: { app: 'shop', 'rollouts-pod-template-hash': hash, 'rollout-type': 'Background' },
+    ownerReferences: owner.map((one) => ({ ...one, uid: options.owner ?? one.uid })),
+  },
+  spec: {
+    args: Object.entries(options.args ?? {}).map(([argument, value]) => ({ name: argument, value })),
+    metrics: Object.entries(options.metrics).map(([metric, { failureCondition, successCondition }]) => ({
+      name: metric,
+      interval: '5s',
+      ...(failureCondition === undefined ? {} : { failureCondition }),
+      ...(successCondition === undefined ? {} : { successCondition }),
+      provider: { prometheus: { query: 'vector(1)' } },
+    })),
+  },
+  status: {
+    phase: options.phase ?? 'Running',
+    ...(options.completedAt === undefined ? {} : { completedAt: kubeTime(options.completedAt) }),
+    metricResults: Object.entries(options.metrics).map(([metric, { phase, dryRun, values }]) => ({
+      name: metric,
+      phase: phase ?? 'Running',
+      ...(dryRun === true ? { dryRun } : {}),
+      measurements: values.map((value, index) => ({
+        phase: 'Successful',
+        value,
+        startedAt: kubeTime(Date.now() - 60_000 + index * 5_000),
+      })),
+    })),
+  },
+});
+
 /** The good version alone and healthy, then a canary of the bad one with a pod. */
 export function putCanary(server: TestApiServer, since: number): void {
   server.put(paths.replicaSets, replicaSetObject('good', since - 86_400_000));

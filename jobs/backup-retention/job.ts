@@ -16,8 +16,8 @@ const LEASE = 'backup-retention';
 const DAY_MS = 86_400_000;
 /** How often a run shows that it is alive, and looks whether it was frozen. */
 const TOUCH_EVERY_MS = 5_000;
-/** The owner's function removes the deliveries of a whole day before it takes its lock. */
-const DROP_TIMEOUT_MS = 60_000;
+/** The owner's function looks at a whole day before it takes its lock. Below the shutdown time, so that SIGTERM waits. */
+const DROP_TIMEOUT_MS = 20_000;
 const RUNS_PER_STATEMENT = 1_000;
 
 export const backupRetentionJob: Job<typeof backupRetentionSettings> = {
@@ -165,7 +165,11 @@ class Retention {
       logger.info('this role may not delete from the default partition: its rows stay');
       return;
     }
-    const { counts, end } = await walk(purge, this.#table.deletable, !settings.CF_DRY_RUN);
+    const { counts, end } = await walk(
+      purge,
+      this.#table.deletable,
+      settings.CF_DRY_RUN ? 'nothing' : 'events',
+    );
     this.#counts.scanned += counts.scanned;
     this.#counts.purged += counts.gone;
     this.#counts.held += counts.held;
@@ -177,14 +181,14 @@ class Retention {
 
   async #isOver(day: Day, limit: string): Promise<boolean> {
     return await this.#context.database.read(
-      async (transaction) => await isOver(transaction, day.date, limit, day.timeZone),
+      async (transaction) => await isOver(transaction, day.day, limit, day.timeZone),
     );
   }
 
   /** Drops a day of which every row may go; says whether the walk goes on. */
   async #takeDay(purge: PurgeContext, day: Day): Promise<boolean> {
     const { settings, logger } = this.#context;
-    const { counts, end } = await walk(purge, day, false);
+    const { counts, end } = await walk(purge, day, 'nothing');
     this.#counts.scanned += counts.scanned;
     this.#counts.held += counts.held;
     this.#counts.portions += counts.portions;
@@ -196,13 +200,22 @@ class Retention {
     if (counts.gone < counts.scanned) {
       this.#counts.days_left += 1;
       const open = counts.scanned - counts.ripe;
-      logger.info({ day: day.date, open, held: counts.held }, 'a day stays: not all of its events may go');
+      logger.info({ day: day.day, open, held: counts.held }, 'a day stays: not all of its events may go');
       return true;
     }
-    if (!settings.CF_DRY_RUN && !(await this.#drop(day))) return true;
+    if (!settings.CF_DRY_RUN) {
+      if (day.deliveries !== undefined) {
+        const emptied = await walk(purge, day, 'deliveries');
+        if (emptied.end !== 'done') {
+          this.#note(emptied.end);
+          return false;
+        }
+      }
+      if (!(await this.#drop(day))) return !this.#stop.signal.aborted;
+    }
     this.#counts.days_dropped += 1;
     this.#counts.purged += counts.gone;
-    logger.info({ day: day.date, events: counts.gone, dryRun: settings.CF_DRY_RUN }, 'a day is dropped');
+    logger.info({ day: day.day, events: counts.gone, dryRun: settings.CF_DRY_RUN }, 'a day is dropped');
     await pause(purge.settings.pauseMs, this.#stop.signal);
     return true;
   }
@@ -215,16 +228,16 @@ class Retention {
     try {
       const dropped = await database.transaction(
         { repeatable: true, statementTimeoutMs: DROP_TIMEOUT_MS },
-        async (transaction) => await dropDay(transaction, dropFunction, day.date),
+        async (transaction) => await dropDay(transaction, dropFunction, day.day),
       );
       if (dropped) return true;
-      logger.info({ day: day.date }, 'a day stays: its owner’s function did not drop it');
+      logger.info({ day: day.day }, 'a day stays: its owner’s function did not drop it');
     } catch (error) {
       const code = error instanceof RunFailure ? errorCode(error.cause) : undefined;
       // Too slow, or held up by others: the next run tries again.
       if (code !== '57014' && code !== '55P03') throw error;
-      logger.warn({ day: day.date, code }, 'a day could not be dropped in time');
-      this.#remarks.push(`the day ${day.date} could not be dropped in time`);
+      logger.warn({ day: day.day, code }, 'a day could not be dropped in time');
+      this.#remarks.push(`the day ${day.day} could not be dropped in time`);
     }
     this.#counts.days_left += 1;
     return false;

@@ -15,6 +15,7 @@ import {
   portion,
   readNamedFindings,
   readOpenRequests,
+  type Takes,
 } from './queries.ts';
 import type { Walked } from './tables.ts';
 
@@ -63,8 +64,8 @@ const givenUp = new Set(['57014', '55P03', '40P01']);
 /** A portion that took too long or waited for a lock: asked for again only in halves. */
 class PortionGivenUp extends RunFailure {}
 
-/** @param deletes false: says what would go */
-export async function walk(context: PurgeContext, table: Walked, deletes: boolean): Promise<WalkEnd> {
+/** @param takes `nothing`: says what would go */
+export async function walk(context: PurgeContext, table: Walked, takes: Takes): Promise<WalkEnd> {
   const { settings, stop } = context;
   const counts: WalkCounts = { scanned: 0, ripe: 0, held: 0, gone: 0, locked: 0, portions: 0 };
   const largest = table.hasTimeIndex ? settings.batchSize : Math.min(LARGEST_BLOCKS, settings.batchSize);
@@ -75,9 +76,10 @@ export async function walk(context: PurgeContext, table: Walked, deletes: boolea
       await context.beforePortion();
       if (stop.aborted) return { counts, end: 'stopped' };
       const beganAt = performance.now();
+      const take = cursor.by === 'block' ? Math.min(size, Math.max(0, stretch.end - cursor.block)) : size;
       let found: Portion | 'unreadable';
       try {
-        found = await run(context, table, cursor, size, deletes);
+        found = await run(context, table, cursor, take, takes);
       } catch (error) {
         if (!(error instanceof PortionGivenUp)) throw error;
         if (size > 1) {
@@ -85,9 +87,9 @@ export async function walk(context: PurgeContext, table: Walked, deletes: boolea
           await pause(settings.pauseMs, stop);
           continue;
         }
-        if (!deletes) throw error;
+        if (takes === 'nothing') throw error;
         // Somebody holds this one row: the walk goes on behind it.
-        found = await run(context, table, cursor, size, false);
+        found = await run(context, table, cursor, take, 'nothing');
         if (found !== 'unreadable') {
           counts.locked += found.gone;
           found = { ...found, gone: 0 };
@@ -99,7 +101,7 @@ export async function walk(context: PurgeContext, table: Walked, deletes: boolea
       counts.held += found.held;
       counts.gone += found.gone;
       counts.portions += 1;
-      cursor = next(cursor, found, size, stretch.end);
+      cursor = next(cursor, found, take, stretch.end);
       const tookMs = performance.now() - beganAt;
       if (tookMs < settings.statementMs / 4) size = Math.min(largest, size * 2);
       // Never more than half of the time: others live on this database.
@@ -144,11 +146,11 @@ async function run(
   table: Walked,
   cursor: Cursor,
   size: number,
-  deletes: boolean,
+  takes: Takes,
 ): Promise<Portion | 'unreadable'> {
   return await database.transaction(
     {
-      access: deletes ? 'write' : 'read',
+      access: takes === 'nothing' ? 'read' : 'write',
       statementTimeoutMs: settings.statementMs,
       // After an unknown commit, what has gone is gone and the same walk meets what is left.
       repeatable: true,
@@ -158,7 +160,7 @@ async function run(
       if (requests.unreadable !== undefined) return 'unreadable';
       const findings = await readNamedFindings(transaction, requests.findings);
       const { limit, checks } = settings;
-      const statement = portion(table, { limit, cursor, size, requests, findings, checks, deletes });
+      const statement = portion(table, { limit, cursor, size, requests, findings, checks, takes });
       // Below the time of the statement, so that a lock is told from work.
       await limitLockWait(transaction, Math.ceil(settings.statementMs * LOCK_SHARE));
       const [row] = await transaction

@@ -68,8 +68,11 @@ export interface PortionRequest {
   readonly requests: RequestHolds;
   readonly findings: readonly NamedFinding[];
   readonly checks: readonly Check[];
-  readonly deletes: boolean;
+  readonly takes: Takes;
 }
+
+/** What a portion takes away: nothing, the events with their deliveries, or their deliveries alone. */
+export type Takes = 'nothing' | 'events' | 'deliveries';
 
 /** What one statement met; counts as numbers, since `size` bounds them. */
 export interface Portion {
@@ -79,7 +82,7 @@ export interface Portion {
   readonly ripe: number;
   /** Of these, named by something that is open. */
   readonly held: number;
-  /** Deleted; of a statement that deletes nothing, those that would go. */
+  /** Events that were deleted; of a statement that deletes none, those that would go. */
   readonly gone: number;
   readonly last_created_at: string | null;
   readonly last_event_id: string | null;
@@ -88,7 +91,7 @@ export interface Portion {
 /** The statement of one portion. By time it needs the index on created_at, by block none. */
 export function portion(table: Walked, request: PortionRequest): Statement {
   const params = new Params();
-  const { cursor, deletes } = request;
+  const { cursor, takes } = request;
   const limit = params.add(request.limit, 'timestamptz');
   const zone = `'${table.timeZone}'`;
   // A name of pg_timezone_names, as env.ts and job.ts have made sure.
@@ -115,7 +118,8 @@ export function portion(table: Walked, request: PortionRequest): Statement {
       ? `SELECT ${columns.join(', ')} FROM ${table.name} AS b
     WHERE b.ctid >= ${params.add(`(${cursor.block},0)`, 'tid')} AND b.ctid < ${params.add(`(${cursor.block + request.size},0)`, 'tid')}`
       : `SELECT ${columns.join(', ')} FROM ${table.name} AS b
-    WHERE ${created} ${cursor.createdAt === undefined ? '' : after(table, params, cursor)}
+    WHERE ${created} ${table.day === undefined ? '' : within(table.createdAtType, params, table.day)}
+      ${cursor.createdAt === undefined ? '' : after(table, params, cursor)}
     ORDER BY b.created_at, b.event_id LIMIT ${params.add(request.size, 'integer')}`;
   const held = [
     // Replay has not come to its end with it, or has done so lately: it may be asked for again.
@@ -134,12 +138,21 @@ export function portion(table: Walked, request: PortionRequest): Statement {
     cursor.by === 'block'
       ? 'NULL::text'
       : `(SELECT ${column}::text FROM page ORDER BY created_at DESC, event_id DESC LIMIT 1)`;
-  const going = `ARRAY(SELECT j.event_id FROM judged AS j WHERE NOT j.is_held)`;
-  const deliveries =
-    table.deliveries === undefined || !deletes
+  const deliveriesOf = (ids: string) =>
+    table.deliveries === undefined
       ? ''
       : `, gone_deliveries AS (
-  DELETE FROM ${table.deliveries} AS d WHERE d.event_id::text = ANY (ARRAY(SELECT g.event_id::text FROM gone AS g)))`;
+  DELETE FROM ${table.deliveries.name} AS d
+   WHERE d.event_id = ANY (ARRAY(SELECT i.event_id::text::${table.deliveries.idType} FROM ${ids})))`;
+  const taken = {
+    nothing: () => '',
+    events: () => `, gone AS (
+  DELETE FROM ${table.name} AS b
+   WHERE b.event_id = ANY (ARRAY(SELECT j.event_id FROM judged AS j WHERE NOT j.is_held))
+     AND b.status::text = 'processed' AND ${isOld}
+  RETURNING b.event_id)${deliveriesOf('gone AS i')}`,
+    deliveries: () => deliveriesOf('judged AS i WHERE NOT i.is_held'),
+  }[takes]();
   return {
     text: `-- backup-retention: portion (${cursor.by}); index on created_at, or none
 WITH page AS MATERIALIZED (
@@ -147,21 +160,20 @@ WITH page AS MATERIALIZED (
 ), judged AS MATERIALIZED (
   SELECT p.event_id, (${held.join('\n      OR ')}) AS is_held
     FROM page AS p WHERE p.is_ripe
-)${
-      deletes
-        ? `, gone AS (
-  DELETE FROM ${table.name} AS b
-   WHERE b.event_id = ANY (${going}) AND b.status::text = 'processed' AND ${isOld}
-  RETURNING b.event_id)${deliveries}`
-        : ''
-    }
+)${taken}
 SELECT (SELECT count(*) FROM page)::integer AS scanned,
        (SELECT count(*) FROM judged)::integer AS ripe,
        (SELECT count(*) FROM judged AS j WHERE j.is_held)::integer AS held,
-       ${deletes ? '(SELECT count(*) FROM gone)::integer' : '(SELECT count(*) FROM judged AS j WHERE NOT j.is_held)::integer'} AS gone,
+       ${takes === 'events' ? '(SELECT count(*) FROM gone)' : '(SELECT count(*) FROM judged AS j WHERE NOT j.is_held)'}::integer AS gone,
        ${lastOf('created_at')} AS last_created_at, ${lastOf('event_id')} AS last_event_id`,
     params: params.values,
   };
+}
+
+/** One day, by the bounds of its partition: no other one is planned for. */
+function within(type: Walked['createdAtType'], params: Params, day: string): string {
+  const date = params.add(day, 'date');
+  return `AND b.created_at >= ${date}::${type} AND b.created_at < (${date} + 1)::${type}`;
 }
 
 function after(

@@ -205,6 +205,13 @@ describe('a table that is partitioned by day', () => {
     expect(end.message).toContain('GRANT EXECUTE ON FUNCTION public.event_backups_drop_one_day(date)');
   });
 
+  test('without the index by which a day is read, it is refused with the statement that makes it', async () => {
+    await database.query('DROP INDEX event_backups_created_at');
+    const end = await retain(database);
+    expect(end.exitCode).toBe(2);
+    expect(end.message).toContain('CREATE INDEX ON "public"."event_backups" (created_at)');
+  });
+
   test('Postgres refuses the role every other way to take rows from a day', async () => {
     await at('old', 60);
     const { openDatabase } = await import('../../test/builders/open-database.ts');

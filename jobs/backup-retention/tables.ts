@@ -8,7 +8,7 @@ import { quoteIdentifier, type Transaction } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import { type FoundTable, findDropFunction, findPartitions, findTable, hasCascade } from './table-queries.ts';
 
-/** What one walk goes over: a table, or one partition. */
+/** What one walk goes over: a table, its default partition, or one day of it. */
 export interface Walked {
   /** Qualified and quoted. */
   readonly name: string;
@@ -24,14 +24,19 @@ export interface Walked {
   readonly blocks: number;
   /** Of the service's `timestamp` columns. */
   readonly timeZone: string;
-  /** Where rows of deliveries do not go by themselves: their table, qualified and quoted. */
-  readonly deliveries: string | undefined;
+  /** Where rows of deliveries do not go by themselves: their table. */
+  readonly deliveries: Deliveries | undefined;
+  /** Of a partitioned table the one day, `2026-11-27`: it is read through its parent, on which alone there is a right. */
+  readonly day: string | undefined;
 }
 
-export interface Day extends Walked {
-  /** `2026-11-27` */
-  readonly date: string;
+export interface Deliveries {
+  /** Qualified and quoted. */
+  readonly name: string;
+  readonly idType: Walked['idType'];
 }
+
+export type Day = Walked & { readonly day: string };
 
 export interface EventsTable {
   /** Whose rows are deleted: the table, or the default partition of one that is partitioned. Nothing: no rows are. */
@@ -61,7 +66,7 @@ const timeTypes: Readonly<Record<string, Walked['createdAtType']>> = {
   'timestamp with time zone': 'timestamptz',
 };
 
-/** @throws RunFailure `table_missing`, `column_missing`, `grant_missing`, `function_missing` */
+/** @throws RunFailure `table_missing`, `column_missing`, `index_missing`, `grant_missing`, `function_missing` */
 export async function findEventsTable(
   transaction: Transaction,
   settings: TableSettings,
@@ -112,39 +117,56 @@ async function partitioned(
       `this role may not call ${found.name}: GRANT EXECUTE ON FUNCTION ${found.name}(date) TO ${table.role};`,
     );
   }
+  if (!table.has_time_index) {
+    throw new RunFailure(
+      'index_missing',
+      `${nameOf(table)} has no index on created_at, so a day of it would be read as a whole each time: CREATE INDEX ON ${nameOf(table)} (created_at);`,
+    );
+  }
   const partitions = await findPartitions(transaction, table.oid);
-  const part = (one: (typeof partitions)[number]): Walked => ({
-    ...walked,
-    name: `${quoteIdentifier(one.schema)}.${quoteIdentifier(one.name)}`,
-    blocks: one.blocks,
-    deliveries: undefined,
-  });
   const rest = partitions.find(({ is_default }) => is_default);
+  // The function deletes what is left of a day's; in portions beforehand, it need not take long over it.
+  const ours =
+    deliveries?.may_delete === true && deliveries.may_select ? readDeliveries(deliveries) : undefined;
   return {
     // Without the right its rows stay, and the run says so: days are what matters.
     deletable:
       rest === undefined || !rest.may_delete
         ? undefined
         : {
-            ...part(rest),
+            ...walked,
+            name: `${quoteIdentifier(rest.schema)}.${quoteIdentifier(rest.name)}`,
+            blocks: rest.blocks,
             deliveries: deliveries === undefined ? undefined : deletableDeliveries(deliveries),
           },
     days: partitions
-      .filter(({ date }) => date !== null)
-      .map((one) => ({ ...part(one), date: one.date ?? '' }))
-      .sort((one, other) => (one.date < other.date ? -1 : 1)),
+      .flatMap(({ date }) => (date === null ? [] : [date]))
+      .sort()
+      .map((day) => ({ ...walked, deliveries: ours, day })),
     dropFunction: found.name,
   };
 }
 
-function deletableDeliveries(deliveries: FoundTable): string {
+function deletableDeliveries(deliveries: FoundTable): Deliveries {
   if (!deliveries.may_delete || !deliveries.may_select) {
     throw new RunFailure(
       'grant_missing',
       `the rows of ${nameOf(deliveries)} do not go with their events: give it a foreign key with ON DELETE CASCADE, or: GRANT SELECT, DELETE ON ${nameOf(deliveries)} TO ${deliveries.role};`,
     );
   }
-  return nameOf(deliveries);
+  return readDeliveries(deliveries);
+}
+
+function readDeliveries(deliveries: FoundTable): Deliveries {
+  const type = deliveries.columns.find(({ name }) => name === 'event_id')?.type ?? '';
+  const idType = idTypes[type];
+  if (idType === undefined) {
+    throw new RunFailure(
+      'column_missing',
+      `${nameOf(deliveries)} has no column event_id of the type text, uuid or bigint: name the table of deliveries in CF_DELIVERIES_TABLE`,
+    );
+  }
+  return { name: nameOf(deliveries), idType };
 }
 
 function requireRight(table: FoundTable, right: 'SELECT' | 'DELETE', held: boolean): void {
@@ -182,6 +204,7 @@ function readColumns(table: FoundTable, timeZone: string): Walked {
     blocks: table.blocks,
     timeZone,
     deliveries: undefined,
+    day: undefined,
   };
 }
 

@@ -20,15 +20,25 @@ function run(script: string, ...args: readonly string[]) {
 test('.ci/run can be run, stops at the first failure, and installs, tests and shows', () => {
   expect(statSync(join(repository, '.ci/run')).mode & 0o111).not.toBe(0);
   const script = readText(repository, '.ci/run');
-  for (const line of ['set -euo pipefail', 'export CI=true', 'npm ci', 'npm test', 'npm run --silent demo'])
+  for (const line of [
+    'set -euo pipefail',
+    'export CI=true',
+    'npm ci',
+    'npm test',
+    'npm run --silent demo',
+    'npm run --silent test:cluster',
+  ])
     expect(script).toContain(line);
 });
 
 describe('the closing line', () => {
-  const line = (report: unknown, status: string): string => {
+  const line = (report: unknown, status: string, ofCluster?: unknown): string => {
     const path = join(folder, 'tests.json');
     writeFileSync(path, JSON.stringify(report));
-    return run('closing-line.ts', path, status).stdout;
+    const other = join(folder, 'cluster-tests.json');
+    rmSync(other, { force: true });
+    if (ofCluster !== undefined) writeFileSync(other, JSON.stringify(ofCluster));
+    return run('closing-line.ts', status, path, other).stdout;
   };
   const passed = { status: 'passed', assertionResults: [{ status: 'passed' }] };
   const failed = { status: 'failed', assertionResults: [{ status: 'failed' }] };
@@ -43,6 +53,15 @@ describe('the closing line', () => {
     );
   });
 
+  test('counts those of the cluster as well, where there are any', () => {
+    const one = { numPassedTests: 5, numFailedTests: 0, testResults: [passed] };
+    const other = { numPassedTests: 3, numFailedTests: 1, testResults: [failed] };
+    expect(line(one, '0', { ...other, numFailedTests: 0, testResults: [passed] })).toBe(
+      '8 passed, 0 failed\n',
+    );
+    expect(line(one, '1', other)).toBe('8 passed, 1 failed\n');
+  });
+
   test('counts a file that could not be loaded, and a step that failed beside the tests', () => {
     expect(line({ numPassedTests: 5, numFailedTests: 0, testResults: [unloaded] }, '1')).toBe(
       '5 passed, 1 failed\n',
@@ -53,7 +72,7 @@ describe('the closing line', () => {
   });
 
   test('says that something failed where no test was run', () => {
-    expect(run('closing-line.ts', join(folder, 'nothing.json'), '1').stdout).toBe('0 passed, 1 failed\n');
+    expect(run('closing-line.ts', '1', join(folder, 'nothing.json')).stdout).toBe('0 passed, 1 failed\n');
   });
 });
 

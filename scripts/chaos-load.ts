@@ -4,8 +4,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Agent, request } from 'undici';
 
 export interface Load {
-  /** Completions that were answered. */
-  completed(): number;
+  /** Sessions whose completion was answered with success. */
+  completed(): readonly string[];
   /** Requests that wait for an answer at this moment. */
   open(): number;
   /** Requests that were not answered with success: refused, cut off, timed out. */
@@ -30,7 +30,7 @@ export function startLoad(url: string, callers: number, random: () => number): L
     headersTimeout: ANSWER_WITHIN_MS,
     bodyTimeout: ANSWER_WITHIN_MS,
   });
-  let completed = 0;
+  const completed: string[] = [];
   let open = 0;
   let failed = 0;
   let stopped = false;
@@ -74,8 +74,8 @@ export function startLoad(url: string, callers: number, random: () => number): L
       };
       if (!(await insist('/sessions', session, () => false))) return;
       if (await insist(`/sessions/${id}/complete`, {}, () => random() < GIVE_UP_SHARE)) {
-        completed += 1;
-        for (const waiter of waiting.filter(({ at }) => at <= completed)) waiter.resolve();
+        completed.push(id);
+        for (const waiter of waiting.filter(({ at }) => at <= completed.length)) waiter.resolve();
       }
       await delay(THINK_MS);
     }
@@ -87,7 +87,7 @@ export function startLoad(url: string, callers: number, random: () => number): L
     failed: () => failed,
     after: (more) =>
       new Promise((resolve) => {
-        waiting.push({ at: completed + more, resolve });
+        waiting.push({ at: completed.length + more, resolve });
       }),
     async stop() {
       stopped = true;

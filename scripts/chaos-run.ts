@@ -12,7 +12,7 @@ import { type JobsOptions, reconcile, scheduleReconciliation, startReplay } from
 import { type Load, startLoad } from './chaos-load.ts';
 import { type HalfOpenProxy, startHalfOpenProxy } from './chaos-proxy.ts';
 import { type ServiceUnderTrial, slowListeners, startServiceUnderTrial } from './chaos-service.ts';
-import { judge, type Verdict } from './chaos-verdict.ts';
+import { countForgotten, judge, type Verdict } from './chaos-verdict.ts';
 
 /**
  * `sigkill`: the service dies. `clock`: it dies too, and each life has a clock an hour ahead or behind, and another
@@ -247,6 +247,7 @@ async function report(
   openDiscrepancies: number | null,
 ): Promise<ChaosReport> {
   const verdict = await judge(query);
+  const forgotten = await countForgotten(query, load.completed());
   const rows = await query<{ id: string; processed_at: Date }>(
     `select b.event_id as id, b.processed_at at time zone 'UTC' as processed_at
        from event_backups b
@@ -265,6 +266,7 @@ async function report(
   const killsWithPending = strikes.filter(({ pending }) => pending > 0).length;
   const problems = [
     ...(verdict.lost === 0 ? [] : [`${verdict.lost} completed sessions have no bill`]),
+    ...(forgotten === 0 ? [] : [`${forgotten} sessions were answered as completed and are not`]),
     ...(verdict.billedTwice === 0 ? [] : [`${verdict.billedTwice} sessions have more than one live bill`]),
     ...(verdict.stillPending === 0 ? [] : [`${verdict.stillPending} events are still pending`]),
     ...(openDiscrepancies === 0 || openDiscrepancies === null

@@ -29,3 +29,14 @@ export async function judge(query: Query): Promise<Verdict> {
   if (row === undefined) throw new Error('the verdict has no row');
   return row;
 }
+
+/** How many of these sessions are not completed, although their callers were told so: lost before any of our tables. */
+export async function countForgotten(query: Query, answered: readonly string[]): Promise<number> {
+  const [row] = await query<{ forgotten: number }>(
+    `select count(*)::integer as forgotten from unnest($1::uuid[]) as a (id)
+      where not exists (select from sessions s where s.id = a.id and s.completed_at is not null)`,
+    [answered],
+  );
+  if (row === undefined) throw new Error('the count has no row');
+  return row.forgotten;
+}

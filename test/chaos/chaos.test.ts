@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type ChaosReport, randomOf, runChaos } from '../../scripts/chaos-run.ts';
-import { judge } from '../../scripts/chaos-verdict.ts';
+import { countForgotten, judge } from '../../scripts/chaos-verdict.ts';
 import { addEvent, addLedgerRow, addSession } from '../builders/service.ts';
 import { createTestDatabase, type TestDatabase } from '../postgres/database.ts';
 
@@ -113,6 +113,17 @@ describe('the verdict', () => {
     expect(await verdict()).toMatchObject({ lost: 0, billedTwice: 1 });
     await addLedgerRow(database, { sessionId: id, amountMinor: '-1000', reversesId: first });
     expect(await verdict()).toMatchObject({ lost: 0, billedTwice: 0 });
+  });
+
+  test('counts a session whose caller was told that it is completed and that is not, or is not there', async () => {
+    const [{ id: done }, { id: open }] = [
+      await addSession(database),
+      await addSession(database, { completedAt: null }),
+    ];
+    const forgotten = async (...ids: string[]) =>
+      await countForgotten((text, params) => database.query(text, params), ids);
+    expect(await forgotten(done)).toBe(0);
+    expect(await forgotten(done, open, crypto.randomUUID())).toBe(2);
   });
 });
 

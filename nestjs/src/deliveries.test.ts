@@ -169,7 +169,7 @@ test('a listener whose lease ran out is taken over, and its late outcome does no
 });
 
 test('a listener past its deadline loses its lease, and the event can be replayed in the same process', async () => {
-  const trial = await start({ listenerLeaseMs: 300, listenerDeadlineMs: 400 });
+  const trial = await start({ listenerLeaseMs: 1_000, listenerDeadlineMs: 400 });
   const hung = gate();
   let runs = 0;
   bill = () => {

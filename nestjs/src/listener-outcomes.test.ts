@@ -142,7 +142,7 @@ test('a listener that never returns is told so, counted as unknown and never as 
     metrics,
     maxInFlight: 1,
     maxWaiting: 0,
-    listenerLeaseMs: 300,
+    listenerLeaseMs: 1_000,
     listenerDeadlineMs: 400,
   });
   let signal: AbortSignal | undefined;
@@ -169,7 +169,7 @@ test('a listener that never returns is told so, counted as unknown and never as 
 
 test('a listener that ends after its deadline is still recorded where nobody has taken it over', async () => {
   const { calls, metrics } = notedMetrics();
-  const trial = await start({ metrics, listenerLeaseMs: 300, listenerDeadlineMs: 400 });
+  const trial = await start({ metrics, listenerLeaseMs: 1_000, listenerDeadlineMs: 400 });
   const late = gate();
   bill = () => late.opened;
   const eventId = await trial.publish();

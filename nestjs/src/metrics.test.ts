@@ -190,7 +190,7 @@ test('what nobody listens to, and what finds no room, is left pending for its re
 });
 
 test('a listener past its deadline is given up, counted once, and not again when it ends after all', async () => {
-  const { trial, counts } = await start({ listenerDeadlineMs: 100, listenerLeaseMs: 200 });
+  const { trial, counts } = await start({ listenerDeadlineMs: 100, listenerLeaseMs: 1_000 });
   const slow = gate();
   bill = () => slow.opened;
   try {

@@ -17,6 +17,7 @@ import {
 } from '../../test/kubernetes/objects.ts';
 import { startWatching, type Watching } from '../../test/kubernetes/watching.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
+import { startProxy } from '../../test/postgres/proxy.ts';
 
 let database: TestDatabase;
 let server: TestApiServer;
@@ -41,10 +42,13 @@ afterEach(async () => {
 });
 afterAll(async () => await database.drop());
 
-async function watch(settings: Readonly<Record<string, string>> = {}): Promise<Watching> {
+async function watch(
+  settings: Readonly<Record<string, string>> = {},
+  databaseUrl: string = database.urlAs('counterfoil_exporter'),
+): Promise<Watching> {
   // An installation of its own for each test: the audit keeps what it has.
   const watching = await startWatching(server.kubeconfig, {
-    databaseUrl: database.urlAs('counterfoil_exporter'),
+    databaseUrl,
     settings: { CF_REPAIR_AFTER_ABORT: 'true', CF_INSTALLATION: installation(), ...settings },
   });
   watchings.push(watching);
@@ -291,6 +295,47 @@ describe('after an abort', () => {
     }
   });
 
+  it('it is asked for when the database comes back that was away at the abort, also for two aborts', async () => {
+    let away = false;
+    const proxy = await startProxy(database.urlAs('counterfoil_exporter'), () => (away ? 'cut' : 'pass'));
+    try {
+      putCanary(server, since);
+      const watching = await watch({}, proxy.url);
+      await waitFor(
+        'the rollout is seen',
+        async () => (await watching.value('counterfoil_rollout_weight')) === 1,
+      );
+      away = true;
+      abort();
+      await waitFor(
+        'the first is seen',
+        async () => (await watching.value('counterfoil_rollout_aborted')) === 1,
+      );
+      server.put(paths.rollouts, rolloutObject());
+      await waitFor(
+        'it is tried again',
+        async () => (await watching.value('counterfoil_rollout_aborted')) === 0,
+      );
+      abort(abortAt() + 60_000);
+      removeCanaryPods(server, since);
+      await waitFor('it is said', async () =>
+        watching.log.messages().some((text) => text.includes('cannot be followed')),
+      );
+      expect(await watching.value('counterfoil_abort_repair', { state: 'waiting' })).toBeUndefined();
+      away = false;
+      await inState(watching, 'requested');
+      await waitFor('both are asked for', async () => (await kinds()).length === 2);
+      expect((await requests()).map(({ scope }) => scope.abort.at).sort()).toEqual([
+        new Date(abortAt()).toISOString(),
+        new Date(abortAt() + 60_000).toISOString(),
+      ]);
+      await watching.stop();
+      watchings = [];
+    } finally {
+      await proxy.close();
+    }
+  });
+
   it('an Event that cannot be made stops nothing', async () => {
     putCanary(server, since);
     abort();
@@ -352,7 +397,7 @@ describe('the outcome', () => {
     await tail();
     // The time that jobs at work are waited for has passed.
     await database.query(
-      `UPDATE counterfoil.requests SET finished_at = finished_at - interval '1 hour', status = 'done'`,
+      `UPDATE counterfoil.requests SET finished_at = finished_at - interval '40 minutes', status = 'done'`,
     );
     await inState(watching, 'not_clean');
     expect(server.posted.at(-1)).toMatchObject({ type: 'Warning', reason: 'CounterfoilRepairNotClean' });

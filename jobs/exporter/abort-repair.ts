@@ -60,8 +60,8 @@ export class AbortRepairs {
   readonly #context: AbortRepairContext;
   /** Newest first; undefined until the tables were read. */
   #aborts: NotedAbort[] | undefined;
-  /** Seen on the Rollout and not noted yet. */
-  #unnoted: Abort | undefined;
+  /** Seen on the Rollout and not noted yet: the database may be away. */
+  #unnoted: Abort[] = [];
   #state: { readonly repair: AbortRepair; readonly readAt: number } | undefined;
   readonly #said = new Set<string>();
   #failing = false;
@@ -74,8 +74,8 @@ export class AbortRepairs {
   /** The Rollout is aborted; told as often as one likes. */
   seen(abort: Abort): void {
     if (this.#aborts?.some((one) => isSame(one.abort, abort)) === true) return;
-    if (this.#unnoted !== undefined && isSame(this.#unnoted, abort)) return;
-    this.#unnoted = abort;
+    if (this.#unnoted.some((one) => isSame(one, abort))) return;
+    this.#unnoted.push(abort);
     this.#wake.abort();
   }
 
@@ -118,7 +118,7 @@ export class AbortRepairs {
   async #look(): Promise<boolean> {
     const { database, installation, rollout } = this.#context;
     this.#aborts ??= await listAborts(database, installation, rollout);
-    if (this.#unnoted !== undefined) await this.#note(this.#unnoted);
+    for (const abort of [...this.#unnoted]) await this.#note(abort);
     let busy = false;
     for (const [index, noted] of this.#aborts.entries()) {
       const repair = await this.#advance(noted);
@@ -145,7 +145,7 @@ export class AbortRepairs {
         logger.warn({ rollout: abort.rollout, hash: abort.hash, at: abort.at }, 'the rollout was aborted');
       this.#aborts = [noted, ...(this.#aborts ?? [])];
     }
-    if (this.#unnoted !== undefined && isSame(this.#unnoted, abort)) this.#unnoted = undefined;
+    this.#unnoted = this.#unnoted.filter((one) => one !== abort);
   }
 
   /** Takes the step that is due, if one is, and says where the repair stands then. */

@@ -3,6 +3,7 @@ import { vi } from 'vitest';
 import type { Watches } from '../../jobs/exporter/collection.ts';
 import { type ExporterContext, exporterSettings } from '../../jobs/exporter/env.ts';
 import { startWatches, type WatchingPace } from '../../jobs/exporter/kubernetes.ts';
+import { ApiServer } from '../../jobs/exporter/kubernetes-api.ts';
 import { SeriesCache } from '../../jobs/exporter/series-cache.ts';
 import { readSettings } from '../../jobs/runtime/config.ts';
 import type { Database } from '../../jobs/runtime/database.ts';
@@ -38,6 +39,8 @@ export async function startWatching(
   } = {},
 ): Promise<Watching> {
   vi.stubEnv('KUBECONFIG', kubeconfig);
+  // Loads the client once, for seconds on a busy machine: what the tests wait for comes after it.
+  await ApiServer.load();
   const log = collectLog();
   const stop = new AbortController();
   const url = options.databaseUrl ?? 'postgresql://nobody@127.0.0.1:1/nothing';

@@ -55,7 +55,7 @@ export interface ListenerFailure {
 export type Attempt =
   /** In work in this process already, or the process has no room (or is stopping): nothing was claimed. */
   | { kind: 'in_flight' | 'at_capacity' }
-  /** The database refused or lost the claim: nothing was started. `error` is a class or code. */
+  /** The database refused or lost the claim, or gave it too late: nothing was started. `error` is a class or code. */
   | { kind: 'claim_failed'; error: string }
   /** Nothing to claim: no committed pending row, or every listener has succeeded or is under a live lease. */
   | { kind: 'unclaimed' }
@@ -403,6 +403,10 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
       const [first] = claimed;
       if (first !== undefined && claimed.length === 1) await this.runAndRecord(work, first);
       else await Promise.all(claimed.map((one) => this.runAndRecord(work, one)));
+      if (!work.started && !work.over) {
+        this.countLeftPending(work, 'claim_failed');
+        return { kind: 'claim_failed', error: 'lease_ran_out' };
+      }
       const { failures, unrecorded } = work;
       if (!work.closed && !unrecorded && !work.over && failures.length === 0) {
         work.closed = await closeEvent(this.options.driver, eventId).catch(() => false);
@@ -423,10 +427,23 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
     if (listener === undefined) return;
     const turn = work.turns?.get(name);
     if (turn !== undefined) await turn.come;
-    if (work.over) {
-      // Given up while it waited for its turn: never started, and left to whoever takes the lease over.
+    // Where the commit, the claim or the turn came later than the lease lasts, somebody else may run it by now.
+    const isLate = performance.now() >= work.leaseEndsAt;
+    if (work.over || isLate) {
+      // Never started, and left to whoever takes the lease over.
       turn?.end();
+      work.running -= 1;
+      work.open.delete(name);
       work.unrecorded = true;
+      if (!work.over) {
+        const { eventId, eventName } = work.event;
+        this.logger.warn({
+          message: 'Listener not started: its lease has run out',
+          eventId,
+          eventName,
+          listener: name,
+        });
+      }
       return;
     }
     work.started = true;
@@ -530,12 +547,15 @@ export class Deliveries implements OnModuleInit, OnApplicationBootstrap, OnAppli
     }
     if (held.length === 0) return;
     try {
-      await renewLeases(
+      const renewed = await renewLeases(
         driver,
         held.map(({ claim }) => claim),
         listenerLeaseMs,
       );
-      for (const work of held) work.leaseEndsAt = now + listenerLeaseMs;
+      // Not those that somebody else has taken over.
+      for (const work of held) {
+        if (renewed.has(work.claim.leaseOwner)) work.leaseEndsAt = now + listenerLeaseMs;
+      }
     } catch (error) {
       this.logger.warn({
         message: 'Leases could not be renewed',

@@ -24,7 +24,8 @@ export const PROCESSED_STATUSES = {
 export const LEFT_PENDING_REASONS = {
   no_listener: 'no listener of this version takes it',
   overload: 'no room beside those in flight',
-  claim_failed: 'the database refused or lost the claim; no listener ran',
+  claim_failed:
+    'the database refused or lost the claim, or gave it later than the lease lasts; no listener ran',
   listener_failed: 'at least one listener failed',
   incomplete: 'a listener of another process is left',
   unrecorded: 'an outcome could not be written while the lease lasted',

@@ -18,7 +18,7 @@ export const REPLAY_OUTCOMES = {
   processed: 'every listener has now succeeded',
   already_processed: 'every listener had succeeded before; nothing was run',
   in_flight:
-    'a listener runs under a live lease, or this request started none: no room (error at_capacity), or the database failed before (error: its code). Ask again later',
+    'a listener runs under a live lease, or this request started none: no room (error at_capacity), or the database failed before (error: its code) or gave the lease too late (error lease_ran_out). Ask again later',
   not_found: 'there is no such event',
   no_listener: 'no listener of this version takes the event; another digest of listeners may',
   unknown_version: 'listeners take another version of this event, none takes this one',

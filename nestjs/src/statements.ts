@@ -240,13 +240,13 @@ export interface HeldLease {
   leaseOwner: string;
 }
 
-/** Renews leases that are still ours. */
+/** Renews leases that are still ours, and gives the owners of those. */
 export async function renewLeases(
   sql: SqlRunner,
   held: readonly HeldLease[],
   leaseMs: number,
-): Promise<void> {
-  await sql.run(
+): Promise<ReadonlySet<string>> {
+  const { rows } = await sql.run(
     `/* counterfoil renew-leases */
 with held as (
   select d.event_id, d.listener
@@ -258,9 +258,11 @@ with held as (
   for no key update of d
 )
 update event_deliveries d set lease_until = clock_timestamp() + $3::integer * interval '1 millisecond'
-from held h where d.event_id = h.event_id and d.listener = h.listener`,
+from held h where d.event_id = h.event_id and d.listener = h.listener
+returning d.lease_owner`,
     [held.map((h) => h.eventId), held.map((h) => h.leaseOwner), leaseMs],
   );
+  return new Set((rows as { lease_owner: string }[]).map(({ lease_owner }) => lease_owner));
 }
 
 /** Where an event stands. */

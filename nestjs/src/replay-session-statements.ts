@@ -16,10 +16,10 @@ export async function selectPendingOfSession(
   const { rows } = await sql.run(
     `/* counterfoil select-pending-of-session */
 with of_session as materialized (
-  select event_id, event_name, payload, status, created_at
-  from event_backups where payload ->> '${sessionKey}' = $1::text
+  select event_id, event_name, payload, status, created_at, to_jsonb(b) ->> 'traceparent' as traceparent
+  from event_backups b where payload ->> '${sessionKey}' = $1::text
 )
-select event_id as "eventId", event_name as "eventName", payload::text as "payloadText", status
+select event_id as "eventId", event_name as "eventName", payload::text as "payloadText", status, traceparent
 from of_session
 where status = 'pending'
 order by created_at, event_id

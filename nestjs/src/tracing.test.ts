@@ -1,4 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { readFileSync } from 'node:fs';
+import { Injectable } from '@nestjs/common';
 import {
   type Context,
   context,
@@ -9,6 +11,10 @@ import {
   trace,
 } from '@opentelemetry/api';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase } from '../../test/postgres/database.ts';
+import { OnBackedEvent } from './on-backed-event.js';
+import { deliveryRows, isProcessed } from './testing/stored-events.js';
+import { EVENT, eventually, startTrial } from './testing/trial-app.js';
 import { activeTraceparent, findTraceApi, inLinkedSpan } from './tracing.js';
 
 const TRACE_ID = '0af7651916cd43dd8448eb211c80319c';
@@ -117,4 +123,48 @@ test('a replay runs in a span of its own that links to the trace in which the ev
     { name: 'replay a.b.v1', links, ended: true },
     { name: 'replay a.b.v1', links, ended: true, status: 2 },
   ]);
+});
+
+let fails = false;
+const spansAtRun: number[] = [];
+
+@Injectable()
+class Billing {
+  @OnBackedEvent(EVENT)
+  bill(): void {
+    spansAtRun.push(spans.filter(({ ended }) => ended !== true).length);
+    if (fails) throw new Error('not now');
+  }
+}
+
+test('an event keeps the trace it was published in; live it runs there, and each replay in a span that links to it', async () => {
+  const database = await createTestDatabase();
+  await database.query(readFileSync(new URL('../sql/event_backups.extend.sql', import.meta.url), 'utf8'));
+  const trial = await startTrial(database.url, [Billing]);
+  const link = { name: `replay ${EVENT}`, links: [{ context: { traceId: TRACE_ID, spanId: SPAN_ID } }] };
+  const left = async (): Promise<string> => {
+    fails = true;
+    const eventId = await within(TRACE_ID, () => trial.publish({ sessionId: 's-1' }));
+    await eventually('failed', async () => (await deliveryRows(database, eventId))[0]?.status === 'failed');
+    await eventually('its end', () => trial.deliveries.inFlight === 0);
+    fails = false;
+    return eventId;
+  };
+  try {
+    const one = await left();
+    expect(spans).toEqual([]);
+    await trial.replay([one]);
+    expect(await isProcessed(database, one)).toBe(true);
+    expect(spans).toMatchObject([link]);
+
+    const other = await left();
+    await trial.replaySession('s-1');
+    expect(await isProcessed(database, other)).toBe(true);
+    expect(spans).toMatchObject([link, link]);
+    // Without a span twice, when live, and within one at each replay.
+    expect(spansAtRun).toEqual([0, 1, 0, 1]);
+  } finally {
+    await trial.stop();
+    await database.drop();
+  }
 });

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { Pool } from 'pg';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -156,6 +157,20 @@ test('a failure of the database is tried again later, never at once and never gi
   await database.query('update domain_events set available_at = now()');
   await publisher().publishBatch();
   expect(await billCounts(database, [sessionId])).toEqual([1]);
+});
+
+test('on a ledger partitioned by date, whose rows have no unique key, it bills nothing rather than twice', async () => {
+  const sessionId = randomUUID();
+  await addOutboxRow(database, { sessionId });
+  await publisher().publishBatch();
+  const partition = new URL('../../sql/partitioned-ledger.sql', import.meta.url);
+  await database.query(readFileSync(partition, 'utf8'));
+  await addOutboxRow(database, { sessionId });
+  expect(await publisher().publishBatch()).toBe(1);
+  expect(await billCounts(database, [sessionId])).toEqual([1]);
+  expect(await statuses(database)).toEqual({ pending: 1, published: 1 });
+  const [open] = await database.query(`select error from domain_events where status = 'pending'`);
+  expect(open).toEqual({ error: '42P10' });
 });
 
 test('who comes late with a mark changes nothing of a row that was taken over', async () => {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitFor } from '../../../test/builders/wait-for.ts';
 import type { TestDatabase } from '../../../test/postgres/database.ts';
+import { startProxy } from '../../../test/postgres/proxy.ts';
 import { billCounts, createOutboxDatabase, isWaiting, openTransaction } from './testing/outbox-database.js';
 import { type OutboxHere, startOutboxHere } from './testing/outbox-here.js';
 import { startOutbox } from './testing/outbox-process.js';
@@ -152,6 +153,24 @@ test('it is live without its database, and not ready', async () => {
     });
   } finally {
     await alone.stop();
+  }
+});
+
+test('a connection lost in the middle of a completion costs that request and not the process', async () => {
+  let cut = true;
+  const proxy = await startProxy(database.url, (chunk) =>
+    cut && chunk.includes('v1-outbox complete-session') ? 'cut' : 'pass',
+  );
+  const own = await startOutboxHere(proxy.url);
+  try {
+    const id = await own.createSession();
+    expect((await own.post(`/sessions/${id}/complete`)).status).toBe(500);
+    expect((await own.get('/health/live')).status).toBe(200);
+    cut = false;
+    expect((await own.post(`/sessions/${id}/complete`)).status).toBe(200);
+  } finally {
+    await own.stop();
+    await proxy.close();
   }
 });
 

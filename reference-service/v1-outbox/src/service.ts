@@ -32,8 +32,11 @@ export async function startService(settings: Settings, log: Logger): Promise<Ser
     query_timeout: QUERY_TIMEOUT_MS,
     keepAlive: true,
   });
-  // Without a listener the server ending an idle connection would end this process.
-  pool.on('error', (error) => log.warn({ err: error }, 'An idle connection was lost; the pool replaces it'));
+  // Without listeners the loss of a connection, idle or in a transaction, would end this process.
+  const onLost = (error: Error): void =>
+    log.warn({ err: error }, 'A connection was lost; the pool replaces it');
+  pool.on('error', onLost);
+  pool.on('connect', (client) => client.on('error', onLost));
   const metrics = new Metrics();
   const publisher = new OutboxPublisher(pool, settings, metrics, log);
   let stopping = false;

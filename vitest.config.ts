@@ -56,7 +56,14 @@ export default defineConfig({
           hookTimeout: 600_000,
         },
       },
-      { test: { name: 'dashboards', include: ['test/dashboards/*.test.ts'], testTimeout: 60_000 } },
+      {
+        test: {
+          name: 'dashboards',
+          include: ['test/dashboards/*.test.ts'],
+          globalSetup: 'test/alerts/global-setup.ts',
+          testTimeout: 60_000,
+        },
+      },
       // Needs a cluster, so it is left out of `npm test`: `npm run test:cluster`.
       {
         test: {

@@ -5,11 +5,13 @@ import { chart, notMeasured, stat, table } from './panels.ts';
 import { beyond, one, own, within } from './selectors.ts';
 import {
   abortedBy,
-  billingErrorsByVersion,
+  billingErrorsOfVersions,
+  byVersion,
   canaryWeight,
   limit,
-  lossByVersion,
+  lossOfVersions,
   repairAfterAbort,
+  restartsOfVersions,
   rolloutPhase,
 } from './verdicts.ts';
 
@@ -39,7 +41,7 @@ export const canary = (): Dashboard =>
           'The phase of the guarded rollout. Paused is what a step does; inconclusive waits for a person.',
         unit: 'none',
         at: [0, 0, 4, 5],
-        names: true,
+        shows: 'names',
         runbooks: ['CounterfoilRolloutStuck'],
         queries: rolloutPhase(),
       }),
@@ -92,7 +94,7 @@ export const canary = (): Dashboard =>
           'Whether what the bad version broke is mended. clean: replayed and verified through the end of its time. off: nobody asked the exporter to do it.',
         unit: 'none',
         at: [20, 0, 4, 5],
-        names: true,
+        shows: 'names',
         runbooks: ['CounterfoilAbortRepairNotClean'],
         queries: repairAfterAbort(),
       }),
@@ -105,7 +107,7 @@ export const canary = (): Dashboard =>
         decimals: 2,
         runbooks: ['CounterfoilVersionLosesEvents'],
         queries: [
-          { refId: 'loss', expr: lossByVersion, legend: '{{published_hash}}' },
+          ...lossOfVersions(),
           limit('event_loss_ratio', 'aborts above'),
           { ...limit('event_loss_accepted_ratio', 'accepted'), colour: 'yellow' },
         ],
@@ -118,10 +120,7 @@ export const canary = (): Dashboard =>
         at: [12, 5, 12, 8],
         decimals: 2,
         runbooks: ['CounterfoilVersionBillsWrong'],
-        queries: [
-          { refId: 'errors', expr: billingErrorsByVersion, legend: '{{published_hash}}' },
-          limit('billing_error_ratio', 'aborts above'),
-        ],
+        queries: [...billingErrorsOfVersions(), limit('billing_error_ratio', 'aborts above')],
       }),
       table({
         title: 'Measurements of the current analysis',
@@ -131,7 +130,7 @@ export const canary = (): Dashboard =>
         at: [0, 13, 16, 8],
         queries: [
           {
-            refId: 'phase',
+            refId: 'stands',
             expr: `${one('counterfoil_analysis_phase', [...ofMetric, 'published_hash', 'phase'])} == 1`,
           },
           { refId: 'value', expr: one('counterfoil_analysis_measurement', [...ofMetric, 'published_hash']) },
@@ -139,8 +138,8 @@ export const canary = (): Dashboard =>
         ],
         columns: [
           { from: 'metric', title: 'Metric' },
-          { from: 'value', title: 'Measured', decimals: 4, width: 110 },
-          { from: 'limit', title: 'Limit', decimals: 4, width: 110 },
+          { from: 'value', title: 'Measured', width: 110 },
+          { from: 'limit', title: 'Limit', width: 110 },
           { from: 'phase', title: 'Phase', width: 120, words: phaseWords },
           { from: 'analysis', title: 'Analysis' },
           { from: 'published_hash', title: 'Version', width: 130 },
@@ -149,20 +148,22 @@ export const canary = (): Dashboard =>
       chart({
         title: 'Judged: is the sample large enough?',
         description:
-          'Facts and events of the last minutes by version. Below the limit a ratio aborts nothing; absolute counts and the flow probe decide.',
+          'Facts and events of the last minutes by version, on a logarithmic scale. Below the limit a ratio aborts nothing; absolute counts and the flow probe decide.',
         unit: 'locale',
         at: [16, 13, 8, 8],
+        log: true,
         queries: [
-          {
-            refId: 'facts',
-            expr: `sum by (published_hash) (${one('counterfoil_hot_facts', ['check', 'published_hash'])})`,
-            legend: 'bills {{published_hash}}',
-          },
-          {
-            refId: 'events',
-            expr: one('counterfoil_hot_events', ['published_hash']),
-            legend: 'events {{published_hash}}',
-          },
+          ...byVersion(
+            `sum by (published_hash) (${one('counterfoil_hot_facts', ['check', 'published_hash'])})`,
+            '_bills',
+            'bills ',
+          ),
+          ...byVersion(one('counterfoil_hot_events', ['published_hash']), '_events', 'events ').map(
+            (query) => ({
+              ...query,
+              shades: true,
+            }),
+          ),
           limit('ratio_judged_minimum', 'judged from'),
         ],
       }),
@@ -173,7 +174,12 @@ export const canary = (): Dashboard =>
         at: [0, 21, 8, 7],
         max: 100,
         queries: [
-          { refId: 'weight', expr: one('counterfoil_rollout_weight', ['rollout']), legend: '{{rollout}}' },
+          {
+            refId: 'weight',
+            expr: one('counterfoil_rollout_weight', ['rollout']),
+            legend: 'canary of {{rollout}}',
+            colour: 'orange',
+          },
         ],
       }),
       chart({
@@ -182,15 +188,7 @@ export const canary = (): Dashboard =>
         unit: 'locale',
         at: [8, 21, 8, 7],
         runbooks: ['CounterfoilVersionCrashes'],
-        queries: [
-          {
-            refId: 'restarts',
-            // Only while it is measured: what was counted this morning says nothing of now.
-            expr: `max by (published_hash) (increase(${own('application_restart_total')}[24h]) and ${own('application_restart_total')})`,
-            legend: '{{published_hash}}',
-          },
-          limit('restarts_per_day', 'aborts above'),
-        ],
+        queries: [...restartsOfVersions('24h'), limit('restarts_per_day', 'aborts above')],
       }),
       chart({
         title: 'Complaints in a day',

@@ -1,14 +1,9 @@
 /**
- * The five kinds of panel that we use, each complete: id and refIds, unit, legend, and what it says without data. The
+ * The kinds of panel that we use, each complete: id and refIds, unit, legend, and what it says without data. The
  * builders of the SDK leave these out. Colours of limits come from queries, never from a number written here: what is
  * within its threshold series and what is beyond are two queries.
  */
-import { PanelBuilder as BarGauge } from '@grafana/grafana-foundation-sdk/bargauge';
 import {
-  BarGaugeDisplayMode,
-  BarGaugeNamePlacement,
-  BarGaugeSizing,
-  BarGaugeValueMode,
   BigValueColorMode,
   BigValueGraphMode,
   BigValueTextMode,
@@ -16,6 +11,8 @@ import {
   LegendDisplayMode,
   LegendPlacement,
   ReduceDataOptionsBuilder,
+  ScaleDistribution,
+  ScaleDistributionConfigBuilder,
   SortOrder,
   TableCellHeight,
   TooltipDisplayMode,
@@ -46,6 +43,8 @@ export const NOT_MEASURED = 'NOT MEASURED';
 
 /** green: looked at, and right. yellow: wait. orange: look soon. red: wrong. purple: nobody knows. blue: no judgement. */
 export type Colour = 'green' | 'yellow' | 'orange' | 'red' | 'purple' | 'blue' | 'text';
+/** Where several lines of one kind must be told apart: names of colours as Grafana has them. */
+type Shade = Colour | `${'light' | 'semi-dark' | 'dark'}-${'orange' | 'blue' | 'yellow'}`;
 
 /** A value, and what is shown in its place. */
 export type Words = Readonly<Record<string, readonly [text: string, colour: Colour]>>;
@@ -56,6 +55,8 @@ export interface Query {
   readonly expr: string;
   readonly legend: string;
   readonly colour?: Colour;
+  /** Of several lines: each has a shade of its colour. */
+  readonly shades?: boolean;
   readonly unit?: string;
   readonly decimals?: number;
   readonly words?: Words;
@@ -84,58 +85,72 @@ const linkTo = (title: string, url: string) =>
 export const runbookUrl = (alert: string) => `$\{runbooks}/${alert}.md`;
 
 /** Lines over time, with thresholds as broken lines beside them. */
-export function chart(text: PanelText & { readonly max?: number }): PanelOf {
+export function chart(
+  text: PanelText & {
+    readonly max?: number;
+    readonly log?: boolean;
+    /** By name of the line; without it the first line would be green whatever it says. */
+    readonly colours?: Readonly<Record<string, Shade>>;
+  },
+): PanelOf {
   const panel = new TimeSeries()
     .drawStyle(GraphDrawStyle.Line)
     .lineWidth(2)
     .fillOpacity(6)
     .showPoints(VisibilityMode.Never)
-    .axisSoftMin(0)
-    .colorScheme(new FieldColorBuilder().mode(FieldColorModeId.PaletteClassicByName))
+    .colorScheme(new FieldColorBuilder().mode(FieldColorModeId.PaletteClassic))
     .legend(
       new VizLegendOptionsBuilder()
         .displayMode(LegendDisplayMode.List)
         .placement(LegendPlacement.Bottom)
         .showLegend(true)
-        .calcs(['lastNotNull']),
+        .calcs([]),
     )
     .tooltip(new VizTooltipOptionsBuilder().mode(TooltipDisplayMode.Multi).sort(SortOrder.Descending));
   if (text.max !== undefined) panel.max(text.max);
+  if (text.log === true)
+    panel.scaleDistribution(new ScaleDistributionConfigBuilder().type(ScaleDistribution.Log).log(10));
+  else panel.axisSoftMin(0);
+  for (const [name, colour] of Object.entries(text.colours ?? {}))
+    panel.overrideByName(name, [{ id: 'color', value: { mode: 'fixed', fixedColor: colour } }]);
   return finish(panel, text, 'range');
 }
 
-/** One value each, large. `names`: what is said is in the legend, the value only says that it is so. */
+/** Pixels. */
+const NAME_SIZE = 14;
+const VALUE_SIZE = 24;
+const ROW_SIZE = 18;
+
+const textModes = {
+  both: BigValueTextMode.ValueAndName,
+  /** What is said is in the legend; that there is a value says that it is so. */
+  names: BigValueTextMode.Name,
+  values: BigValueTextMode.Value,
+};
+
+/** One value each, large. A name stays beside its value even where it is the only one: no money without a currency. */
 export function stat(
-  text: PanelText & { readonly names?: boolean; readonly filled?: boolean; readonly size?: number },
+  text: PanelText & {
+    readonly shows?: keyof typeof textModes;
+    readonly filled?: boolean;
+    readonly size?: number;
+  },
 ): PanelOf {
   const panel = new Stat()
     .graphMode(BigValueGraphMode.None)
     .colorMode(text.filled === true ? BigValueColorMode.BackgroundSolid : BigValueColorMode.Value)
-    .textMode(text.names === true ? BigValueTextMode.Name : BigValueTextMode.Auto)
-    .orientation(VizOrientation.Auto)
+    .textMode(textModes[text.shows ?? 'both'])
+    .orientation(text.shows === 'names' ? VizOrientation.Auto : VizOrientation.Horizontal)
     .reduceOptions(lastValue())
     .colorScheme(fixed('text'));
-  if (text.size !== undefined) panel.text(new VizTextDisplayOptionsBuilder().valueSize(text.size));
+  // Left to itself a text shrinks with the number of values, until nobody can read it.
+  if (text.shows !== 'names')
+    panel.text(new VizTextDisplayOptionsBuilder().titleSize(NAME_SIZE).valueSize(text.size ?? VALUE_SIZE));
   return finish(panel, text, 'instant');
 }
 
 /** Names on the left, numbers on the right; as many rows as there are. */
-export function list(text: PanelText): PanelOf {
-  const panel = new BarGauge()
-    .displayMode(BarGaugeDisplayMode.Basic)
-    .valueMode(BarGaugeValueMode.Color)
-    .namePlacement(BarGaugeNamePlacement.Left)
-    .sizing(BarGaugeSizing.Manual)
-    .minVizHeight(22)
-    .maxVizHeight(34)
-    .showUnfilled(false)
-    .orientation(VizOrientation.Horizontal)
-    .reduceOptions(lastValue())
-    .text(new VizTextDisplayOptionsBuilder().titleSize(15).valueSize(18))
-    .min(0)
-    .colorScheme(fixed('text'));
-  return finish(panel, text, 'instant');
-}
+export const list = (text: PanelText): PanelOf => stat({ ...text, size: ROW_SIZE });
 
 export interface Column {
   /** The label it comes from, or the refId of the query whose value it shows. */
@@ -219,8 +234,7 @@ export function notMeasured(metric: string, legend: string, matchers = ''): Quer
 }
 
 const lastValue = () => new ReduceDataOptionsBuilder().calcs(['lastNotNull']).values(false);
-const fixed = (colour: Colour) =>
-  new FieldColorBuilder().mode(FieldColorModeId.Fixed).fixedColor(colour === 'text' ? 'text' : colour);
+const fixed = (colour: Colour) => new FieldColorBuilder().mode(FieldColorModeId.Fixed).fixedColor(colour);
 
 export function mappingsOf(words: Words): ValueMapping[] {
   const options = Object.entries(words).map(([value, [text, color]], index) => [
@@ -231,7 +245,7 @@ export function mappingsOf(words: Words): ValueMapping[] {
 }
 
 function finish(
-  panel: TimeSeries | Stat | BarGauge | Table,
+  panel: TimeSeries | Stat | Table,
   text: PanelText,
   kind: 'range' | 'instant' | 'table',
 ): PanelOf {
@@ -265,11 +279,11 @@ function finish(
 
 function propertiesOf(query: Query): DynamicConfigValue[] {
   const properties: DynamicConfigValue[] = [];
-  const colour = query.limit === true ? 'red' : query.colour;
+  const colour = query.colour ?? (query.limit === true ? 'red' : undefined);
   if (colour !== undefined)
     properties.push({
       id: 'color',
-      value: { mode: 'fixed', fixedColor: colour === 'text' ? 'text' : colour },
+      value: { mode: query.shades === true ? 'shades' : 'fixed', fixedColor: colour },
     });
   if (query.unit !== undefined) properties.push({ id: 'unit', value: query.unit });
   if (query.decimals !== undefined) properties.push({ id: 'decimals', value: query.decimals });

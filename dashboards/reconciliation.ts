@@ -6,6 +6,7 @@ import { chart, list, notMeasured, stat } from './panels.ts';
 import { runs } from './runs.ts';
 import { growth, one, own } from './selectors.ts';
 import {
+  causeColours,
   limit,
   needsAPerson,
   openByCause,
@@ -30,6 +31,7 @@ export const reconciliation = (): Dashboard =>
         description:
           'How long ago the time lies up to which every fact of the check was looked at and settled. Red beyond its threshold.',
         unit: 's',
+        size: 34,
         at: [0, 0, 5, 6],
         decimals: 1,
         runbooks: ['CounterfoilVerifiedThroughTooOld'],
@@ -41,7 +43,7 @@ export const reconciliation = (): Dashboard =>
           'held back: an old transaction keeps the horizon still; `node jobs/status/main.ts` names its pid. implausible: the newest run found more than can be true, opened nothing, and waits until a person releases it.',
         unit: 'none',
         at: [5, 0, 4, 6],
-        names: true,
+        shows: 'names',
         runbooks: ['CounterfoilImplausible', 'CounterfoilCheckHeldBack'],
         queries: [
           {
@@ -125,6 +127,7 @@ export const reconciliation = (): Dashboard =>
         unit: 'locale',
         at: [12, 6, 12, 8],
         runbooks: ['BillingDiscrepancy'],
+        colours: causeColours,
         queries: openOverTime(),
       }),
       chart({
@@ -133,6 +136,12 @@ export const reconciliation = (): Dashboard =>
           'Findings opened in the hour before each point, by kind, and those that a later look no longer saw. Resolved above opened: it gets better.',
         unit: 'locale',
         at: [0, 14, 12, 8],
+        colours: {
+          'opened: missing': 'orange',
+          'opened: amount': 'purple',
+          'opened: duplicate': 'blue',
+          'opened: orphan': 'light-blue',
+        },
         queries: [
           {
             refId: 'opened',
@@ -150,12 +159,14 @@ export const reconciliation = (): Dashboard =>
       chart({
         title: 'Money at risk',
         description:
-          'Expected amounts of open, unacknowledged findings in whole units of each currency, never summed across currencies. Findings of unknown amount are not in it.',
+          'Expected amounts of open, unacknowledged findings in whole units of each currency, never summed across currencies, on a logarithmic scale. Findings of unknown amount are not in it.',
         unit: 'locale',
         at: [12, 14, 12, 8],
+        // Yen and euros differ by orders of magnitude.
+        log: true,
         queries: [
           ...moneyAtRisk().map((query) => ({ ...query, legend: '{{currency}}' })),
-          { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'nothing at risk', colour: 'green' },
+          { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'nothing at risk', colour: 'text' },
         ],
       }),
       runs(

@@ -15,6 +15,11 @@ const oldestRequest = `time() - min(${own('counterfoil_oldest_open_request_times
 const oldestHanded = `time() - min(${own('counterfoil_oldest_handed_event_timestamp_seconds')})`;
 const replayed = (time: string) => growth('counterfoil_replayed_events_total', ['installation'], time);
 
+const byOutcome = (metric: string) => (matchers: string) =>
+  `sum by (outcome) (rate(${ofService(metric, matchers)}[$__rate_interval])) > 0`;
+const results = byOutcome('counterfoil_replay_results_total');
+const rebuilds = byOutcome('counterfoil_rebuilds_total');
+
 export const replay = (): Dashboard =>
   frame('replay', {
     description: 'What was lost on its way, how fast it is delivered again, and what cannot be.',
@@ -22,6 +27,7 @@ export const replay = (): Dashboard =>
     panels: [
       stat({
         title: 'Overdue events',
+        size: 36,
         description:
           'Pending past the grace, under no live lease and not parked: lost until replay has them. Red above the threshold of the alert.',
         unit: 'locale',
@@ -40,6 +46,7 @@ export const replay = (): Dashboard =>
       }),
       stat({
         title: 'Oldest overdue event',
+        size: 36,
         description:
           'How long ago it was written. Red beyond the threshold: replay should have had it by then.',
         unit: 's',
@@ -199,14 +206,30 @@ export const replay = (): Dashboard =>
       chart({
         title: 'Answers of the service to replays',
         description:
-          'Results per second, by outcome, counted by the service’s own pods. failed, outcome_unknown and in_flight are asked again; the others are the last word.',
+          'Results per second, by outcome, counted by the service’s own pods. Green is delivered; orange (failed, in_flight, outcome_unknown) is asked again; red is parked.',
         unit: 'ops',
         at: [8, 13, 8, 8],
         queries: [
           {
-            refId: 'results',
-            expr: `sum by (outcome) (rate(${ofService('counterfoil_replay_results_total')}[$__rate_interval])) > 0`,
+            refId: 'done',
+            expr: results('outcome=~"processed|already_processed"'),
             legend: '{{outcome}}',
+            colour: 'green',
+            shades: true,
+          },
+          {
+            refId: 'again',
+            expr: results('outcome=~"failed|in_flight|outcome_unknown"'),
+            legend: '{{outcome}}',
+            colour: 'orange',
+            shades: true,
+          },
+          {
+            refId: 'never',
+            expr: results('outcome!~"processed|already_processed|failed|in_flight|outcome_unknown"'),
+            legend: '{{outcome}}',
+            colour: 'red',
+            shades: true,
           },
           {
             refId: 'none',
@@ -224,9 +247,18 @@ export const replay = (): Dashboard =>
         at: [16, 13, 8, 8],
         queries: [
           {
-            refId: 'rebuilds',
-            expr: `sum by (outcome) (rate(${ofService('counterfoil_rebuilds_total')}[$__rate_interval])) > 0`,
+            refId: 'done',
+            expr: rebuilds('outcome=~"rebuilt|not_needed"'),
             legend: '{{outcome}}',
+            colour: 'green',
+            shades: true,
+          },
+          {
+            refId: 'not',
+            expr: rebuilds('outcome!~"rebuilt|not_needed"'),
+            legend: '{{outcome}}',
+            colour: 'orange',
+            shades: true,
           },
           {
             refId: 'none',

@@ -1,6 +1,6 @@
 /** The runs of the jobs, as a table: one row for each job and mode. */
 import { type PanelOf, type PanelText, table } from './panels.ts';
-import { one } from './selectors.ts';
+import { one, own } from './selectors.ts';
 
 const labels = ['counterfoil_job', 'mode'];
 
@@ -26,11 +26,14 @@ export function runs(text: Pick<PanelText, 'title' | 'at' | 'runbooks'>, job: st
     unit: 's',
     queries: [
       {
-        refId: 'outcome',
+        refId: 'ended',
         expr: `${one('counterfoil_job_last_outcome', [...labels, 'outcome'], matchers)} == 1`,
       },
       { refId: 'success', expr: age('counterfoil_job_last_success_timestamp_seconds') },
-      { refId: 'limit', expr: one('installation:job_age_seconds:threshold', labels, matchers) },
+      {
+        refId: 'limit', // Only of what has ever run here: of event-replay one installation has one mode.
+        expr: `${one('installation:job_age_seconds:threshold', labels, matchers)} and on (counterfoil_job, mode) ${own('counterfoil_job_last_outcome', matchers)}`,
+      },
       { refId: 'since', expr: one('counterfoil_job_runs_since_success', labels, matchers) },
       { refId: 'took', expr: one('counterfoil_job_last_duration_seconds', labels, matchers) },
       { refId: 'started', expr: age('counterfoil_job_last_start_timestamp_seconds') },

@@ -2,8 +2,8 @@
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 import { frame } from './frame.ts';
 import { chart, list, notMeasured, type Query, stat } from './panels.ts';
-import { beyond, ofService, one, own, within } from './selectors.ts';
-import { limit } from './verdicts.ts';
+import { beyond, ofService, one, within } from './selectors.ts';
+import { limit, restartsOfVersions } from './verdicts.ts';
 
 /** As the module counts them; without a scrape of the service nothing here answers. */
 const rate = (metric: string, by: readonly string[], matchers = '') =>
@@ -27,7 +27,7 @@ const none = (metric: string, matchers = '', more = ''): Query => ({
   refId: 'none',
   expr: `sum(rate(${ofService(metric, matchers)}[$__rate_interval]))${more} == 0`,
   legend: 'none',
-  colour: 'green',
+  colour: 'text',
 });
 
 export const service = (): Dashboard =>
@@ -37,6 +37,7 @@ export const service = (): Dashboard =>
     panels: [
       stat({
         title: 'Events per second',
+        size: 36,
         description: 'Published and committed, over the last five minutes.',
         unit: 'eps',
         at: [0, 0, 4, 5],
@@ -53,6 +54,7 @@ export const service = (): Dashboard =>
       }),
       stat({
         title: 'Failed to publish',
+        size: 36,
         description:
           'Calls of publish that were refused or failed in the last 15 minutes. Red above the threshold of the alert.',
         unit: 'locale',
@@ -76,9 +78,10 @@ export const service = (): Dashboard =>
         ],
       }),
       stat({
-        title: 'Time to processed, 95 of 100',
+        title: 'Processed within (p95)',
+        size: 36,
         description:
-          'Seconds from the commit until the event was processed, over the last five minutes. Red above the threshold. No event, no figure.',
+          'Of 100 events 95 are processed within it, counted from the commit, over the last five minutes. Red above the threshold. No event, no figure.',
         unit: 's',
         at: [8, 0, 4, 5],
         runbooks: ['CounterfoilEventsSlow'],
@@ -181,11 +184,15 @@ export const service = (): Dashboard =>
             refId: 'publish',
             expr: `${rate('event_published_total', ['status'], 'status!="committed"')} > 0`,
             legend: 'publish {{status}}',
+            colour: 'red',
+            shades: true,
           },
           {
             refId: 'processed',
             expr: `${rate('event_processed_total', ['status'], 'status!="processed"')} > 0`,
             legend: 'processed {{status}}',
+            colour: 'orange',
+            shades: true,
           },
           none(
             'event_published_total',
@@ -220,6 +227,8 @@ export const service = (): Dashboard =>
             refId: 'left',
             expr: `${rate('counterfoil_event_left_pending_total', ['reason'])} > 0`,
             legend: '{{reason}}',
+            colour: 'orange',
+            shades: true,
           },
           none('counterfoil_event_left_pending_total'),
         ],
@@ -234,6 +243,8 @@ export const service = (): Dashboard =>
             refId: 'failed',
             expr: `${rate('counterfoil_listener_runs_total', ['listener', 'outcome'], 'outcome!="succeeded"')} > 0`,
             legend: '{{listener}} {{outcome}}',
+            colour: 'orange',
+            shades: true,
           },
           none('counterfoil_listener_runs_total', 'outcome!="succeeded"'),
         ],
@@ -268,14 +279,7 @@ export const service = (): Dashboard =>
         unit: 'locale',
         at: [16, 21, 8, 8],
         runbooks: ['ApplicationRestart'],
-        queries: [
-          {
-            refId: 'restarts',
-            expr: `max by (published_hash) (increase(${own('application_restart_total')}[1h]) and ${own('application_restart_total')})`,
-            legend: '{{published_hash}}',
-          },
-          limit('restarts_per_hour', 'warns above'),
-        ],
+        queries: [...restartsOfVersions('1h'), limit('restarts_per_hour', 'warns above')],
       }),
     ],
   });

@@ -40,6 +40,7 @@ export const verdict = `(
 
 export function openByCause(): Query[] {
   return [
+    { refId: 'together', expr: `sum(${openFindings}) > 0`, legend: 'together', colour: 'red' },
     {
       refId: 'open',
       expr: `sort_desc(${byCause(`${openFindings} > 0`)})`,
@@ -61,7 +62,7 @@ export function openByCause(): Query[] {
 export function openOverTime(): Query[] {
   return [
     { refId: 'open', expr: `${byCause(openFindings)} > 0`, legend: '{{what}}' },
-    { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'none open', colour: 'green' },
+    { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'none open', colour: 'text' },
     limit('open_findings', 'pages above'),
   ];
 }
@@ -227,10 +228,59 @@ export function canaryWeight(): Query[] {
 }
 
 /** Of the events of a version written lately, the share that is lost. No sample, no ratio. */
-export const lossByVersion = `${one('counterfoil_hot_lost_events', ['published_hash'])} / (${one('counterfoil_hot_events', ['published_hash'])} > 0)`;
+const lossByVersion = `${one('counterfoil_hot_lost_events', ['published_hash'])} / (${one('counterfoil_hot_events', ['published_hash'])} > 0)`;
 
 /** Of the facts of a version completed lately, the share without its right bill. */
-export const billingErrorsByVersion = `sum by (published_hash) (${one('counterfoil_hot_discrepancies', ['check', 'published_hash', 'kind'])}) / (sum by (published_hash) (${one('counterfoil_hot_facts', ['check', 'published_hash'])}) > 0)`;
+const billingErrorsByVersion = `sum by (published_hash) (${one('counterfoil_hot_discrepancies', ['check', 'published_hash', 'kind'])}) / (sum by (published_hash) (${one('counterfoil_hot_facts', ['check', 'published_hash'])}) > 0)`;
+
+const versions = one('counterfoil_rollout_version', ['published_hash', 'role']);
+
+/** The canary in orange and the stable version in blue, whatever their hashes; what is neither, as it is. */
+export function byVersion(vector: string, refId = '', name = ''): Query[] {
+  const of = (role: string) =>
+    `(${vector}) and on (published_hash) ${one('counterfoil_rollout_version', ['published_hash'], `role="${role}"`)}`;
+  return [
+    {
+      refId: `canary${refId}`,
+      expr: of('canary'),
+      legend: `${name}canary {{published_hash}}`,
+      colour: 'orange',
+    },
+    {
+      refId: `stable${refId}`,
+      expr: of('stable'),
+      legend: `${name}stable {{published_hash}}`,
+      colour: 'blue',
+    },
+    {
+      refId: `others${refId}`,
+      expr: `(${vector}) unless on (published_hash) ${versions}`,
+      legend: `${name}{{published_hash}}`,
+      colour: 'text',
+    },
+  ];
+}
+
+export const lossOfVersions = (): Query[] => byVersion(lossByVersion);
+export const billingErrorsOfVersions = (): Query[] => byVersion(billingErrorsByVersion);
+
+/** Restarts in the time before each point, while they are measured at all. */
+export const restartsOfVersions = (time: string): Query[] =>
+  byVersion(
+    `round(max by (published_hash) (increase(${own('application_restart_total')}[${time}]) and ${own('application_restart_total')}))`,
+  );
+
+/** Of the lines of `openOverTime`. */
+export const causeColours = {
+  'missing: event_pending': 'orange',
+  'missing: event_parked': 'dark-orange',
+  'missing: processed_without_ledger': 'light-orange',
+  'missing: never_published': 'yellow',
+  'missing: unknown': 'light-yellow',
+  amount: 'purple',
+  duplicate: 'blue',
+  orphan: 'light-blue',
+} as const;
 
 export const limit = (what: string, legend: string, matchers = ''): Query => ({
   refId: what.replaceAll(/[^a-z_]/g, '_'),

@@ -582,6 +582,13 @@ export function incident(place = HERE, end = INCIDENT, hours = 25): Day {
     { outcome: 'rebuilt' },
     ramp(repaired, day.end, 6),
   );
+  day.service(
+    'counterfoil_replay_results_total',
+    'financial-1',
+    { outcome: 'failed' },
+    ramp(repaired, day.end, 2),
+  );
+  day.service('counterfoil_rebuilds_total', 'financial-1', { outcome: 'failed' }, after(repaired + 120, 1));
   day.recorded('installation:complaints_per_day:value', {}, after(shift('03:05:00'), 2, 1));
 
   firing(day, 'EventLossRateHigh', 'critical', bad + 280);
@@ -628,6 +635,8 @@ export function worst(): Day {
       state === repair(time) ? 1 : 0,
     );
   day.exporter('counterfoil_service_pods', { ...STABLE, ready: 'no' }, 2);
+  // A version that is gone, and events that name none.
+  day.exporter('application_restart_total', { published_hash: '6b8f4c7d91' }, 1);
   version(day, OF_ALL, 0.1);
   return day;
 }

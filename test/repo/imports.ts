@@ -38,7 +38,8 @@ function mayImportUnit(from: string, to: string, path: string, target: string): 
   if (to === 'nestjs' || to === 'reference-service') return from === 'test';
   if (from === 'nestjs' || from === 'reference-service')
     return isTest(path) && (to === 'test' || to === 'scripts');
-  if (from === 'test' || from === 'scripts') return to !== 'test' || from === 'test';
+  if (from === 'test' || from === 'tools') return true;
+  if (from === 'scripts') return to !== 'test';
   // From here on `from` is a folder of jobs/.
   if (isTest(path) && (to === 'test' || to === 'scripts' || target === 'jobs/schema/migrate.ts')) return true;
   switch (from) {

@@ -68,6 +68,22 @@ test('an event given to billing a second time finds the same ledger row, and the
   expect(JSON.parse(lineAboutIt() ?? '{}')).toMatchObject({ sessionId: id, ledgerId: Number(bill?.id) });
 });
 
+test('an event whose session id is written in capitals finds the bill of that session, and writes no second one', async () => {
+  const id = await service.completeSession();
+  await eventually('processed', () => isProcessed(database, id));
+  const [bill] = await bills(database, id);
+  const again = `capitals-${id}`;
+  await database.query(
+    `insert into event_backups (event_id, event_name, payload, status)
+     select $1, event_name, payload || jsonb_build_object('sessionId', upper(payload ->> 'sessionId')), 'pending'
+     from event_backups where payload ->> 'sessionId' = $2`,
+    [again, id],
+  );
+  const { body } = await service.admin('/admin/events/replay', { eventIds: [again] });
+  expect(body.results).toEqual([{ eventId: again, outcome: 'processed' }]);
+  expect(await bills(database, id)).toEqual([bill]);
+});
+
 describe('a request that cannot be served is refused with what is wrong', () => {
   const session = { contractId: 'c', mentorId: 'm', amountMinor: 1, currency: 'EUR' };
 

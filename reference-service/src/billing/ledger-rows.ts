@@ -22,8 +22,12 @@ export interface LedgerRow extends NewLedgerRow {
   isLive: boolean;
 }
 
-/** Key of bill `number` of a session: the first, or a later one that follows a reversal. */
-export const billKey = (sessionId: string, number: number): string => `session:${sessionId}:${number}`;
+/**
+ * Key of bill `number` of a session: the first, or a later one that follows a reversal. A session's id is a uuid, which
+ * may be written in capitals too: Postgres and the predecessor write it in small letters.
+ */
+export const billKey = (sessionId: string, number: number): string =>
+  `session:${sessionId.toLowerCase()}:${number}`;
 
 /** Key of the reversal of a ledger row: there is at most one. */
 export const reversalKey = (ledgerId: string): string => `reversal:${ledgerId}`;

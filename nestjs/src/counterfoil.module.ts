@@ -13,6 +13,8 @@ import { ListenerRegistry } from './listener-registry.js';
 import { BoundedMetrics, METRICS, NO_METRICS } from './metrics.js';
 import { MetricsStart } from './metrics-start.js';
 import { type CounterfoilOptions, OPTIONS, type ResolvedOptions, resolveOptions } from './options.js';
+import { PendingEventsController } from './pending-events.controller.js';
+import { PendingEvents } from './pending-events.js';
 import { ReplayController, ReplayTokenGuard } from './replay.controller.js';
 import { Replay } from './replay.js';
 import { SessionReplay } from './replay-session.js';
@@ -30,7 +32,7 @@ export interface CounterfoilAsyncOptions {
 @Module({})
 // biome-ignore lint/complexity/noStaticOnlyClass: a Nest module is a class, and its settings reach it by a static method.
 export class CounterfoilModule {
-  /** With options at hand. Throws OptionsRefusedError. Without `replayToken` no replay endpoint is registered. */
+  /** With options at hand. Throws OptionsRefusedError. Without `replayToken` no endpoint is registered. */
   static forRoot(options: CounterfoilOptions): DynamicModule {
     const resolved = resolveOptions(options);
     return assemble({ provide: OPTIONS, useValue: resolved }, [], resolved.replayToken !== undefined);
@@ -66,7 +68,7 @@ function assemble(
     module: CounterfoilModule,
     global: true,
     imports: [DiscoveryModule, ...imports],
-    controllers: withEndpoint ? [ReplayController] : [],
+    controllers: withEndpoint ? [ReplayController, PendingEventsController] : [],
     // MetricsStart after the registry, whose listeners it declares.
     providers: [
       options,
@@ -77,9 +79,10 @@ function assemble(
       EventPublisher,
       Replay,
       SessionReplay,
+      PendingEvents,
       ReplayTokenGuard,
       CounterfoilHealth,
     ],
-    exports: [EventPublisher, Deliveries, CounterfoilHealth],
+    exports: [EventPublisher, Deliveries, PendingEvents, CounterfoilHealth],
   };
 }

@@ -38,6 +38,13 @@ export {
 export { type BackedDelivery, type BackedListenerOptions, OnBackedEvent } from './on-backed-event.js';
 export { type CounterfoilOptions, OptionsRefusedError, type RebuildAnswer } from './options.js';
 export { PayloadRefusedError } from './payload-text.js';
+export {
+  PENDING_PAGE,
+  type PendingEvent,
+  PendingEvents,
+  type PendingPage,
+  PendingPageLostError,
+} from './pending-events.js';
 export { CommitRefusedError, type PgDriverOptions, pgDriver, TransactionOverError } from './pg-driver.js';
 export {
   NOT_STARTED_HEADER,

@@ -30,7 +30,8 @@ export interface SessionReplayRequest extends ReplayTerms {
   sessionId: string;
 }
 
-const isId = (id: unknown): id is string =>
+/** Whether an id is one that Postgres takes and that fits a path. */
+export const isId = (id: unknown): id is string =>
   typeof id === 'string' &&
   id !== '' &&
   id.length <= MAX_ID_LENGTH &&

@@ -1,6 +1,7 @@
 import {
   MAX_REPLAY_IDS,
   NOT_STARTED_HEADER,
+  PENDING_PAGE,
   REPLAY_DEADLINE_MS,
   REPLAY_OUTCOMES,
   SESSION_REBUILDS,
@@ -12,6 +13,7 @@ import { schemaOf } from './schema-of.js';
 import type { Settings } from './settings.js';
 
 const REPLAY_PATH = '/admin/events/replay';
+const PENDING_PATH = '/admin/events/pending';
 
 type Operation = NonNullable<OpenAPIObject['paths'][string]['post']>;
 type Words = Readonly<Record<string, string>>;
@@ -119,6 +121,53 @@ const replaySession = operation(
   { parameters: [{ name: 'sessionId', in: 'path', required: true, schema: { type: 'string' } }] },
 );
 
+const listPending: Operation = {
+  tags: ['admin'],
+  operationId: 'listPending',
+  summary: 'Lists the events that are not processed, oldest first, without their payloads.',
+  security: [{ bearer: [] }],
+  parameters: [
+    {
+      name: 'limit',
+      in: 'query',
+      required: false,
+      schema: { type: 'integer', minimum: 1, maximum: PENDING_PAGE.max, default: PENDING_PAGE.default },
+    },
+    {
+      name: 'after',
+      in: 'query',
+      required: false,
+      description: 'The last id of the page before.',
+      schema: { type: 'string' },
+    },
+  ],
+  responses: {
+    200: {
+      description: 'One page.',
+      content: {
+        'application/json': {
+          schema: schemaOf(
+            z.object({
+              events: z.array(
+                z.object({
+                  eventId: z.string(),
+                  eventName: z.string(),
+                  ageSeconds: z.number(),
+                  running: z.boolean().describe('A listener of it runs now, under a live lease.'),
+                }),
+              ),
+              more: z.boolean().optional().describe('More are pending: ask again behind the last one.'),
+            }),
+          ),
+        },
+      },
+    },
+    400: { description: 'The request is malformed, or the event named by after is not there any more.' },
+    401: { description: 'The token is missing or wrong.' },
+    503: { description: 'The database does not answer.' },
+  },
+};
+
 /** Serves the API's description as a page at /docs and as JSON at /docs/openapi.json. */
 export function serveOpenApi(app: INestApplication, { serviceVersion, replayToken }: Settings): void {
   const config = new DocumentBuilder()
@@ -130,9 +179,11 @@ export function serveOpenApi(app: INestApplication, { serviceVersion, replayToke
   const document = SwaggerModule.createDocument(app, config);
   delete document.paths[REPLAY_PATH];
   delete document.paths[`${REPLAY_PATH}/{sessionId}`];
+  delete document.paths[PENDING_PATH];
   if (replayToken !== undefined) {
     document.paths[REPLAY_PATH] = { post: replayEvents };
     document.paths[`${REPLAY_PATH}/{sessionId}`] = { post: replaySession };
+    document.paths[PENDING_PATH] = { get: listPending };
   }
   SwaggerModule.setup('docs', app, document, { jsonDocumentUrl: 'docs/openapi.json' });
 }

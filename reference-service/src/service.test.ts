@@ -177,6 +177,7 @@ test('the health endpoints answer, and the API describes itself with every outco
   const { body } = await service.get('/docs/openapi.json');
   expect(Object.keys(body.paths).sort()).toEqual([
     '/admin/billing/corrections',
+    '/admin/events/pending',
     '/admin/events/replay',
     '/admin/events/replay/{sessionId}',
     '/admin/faults',

@@ -41,7 +41,7 @@ export class MentorPayables {
   ) {
     this.pool = { run: (sql, params) => database.$client.query(sql, [...params]) };
     this.bills = new GatheredInserts(async (rows) => {
-      // Two of one key in one statement: the first stands for both.
+      // Two of one key in one statement: one stands for both, and the other finds its row.
       const byKey = new Map(rows.map((row) => [row.idempotencyKey, row]));
       const written = await this.table.insert(this.pool, [...byKey.values()]);
       const made = new Map(written.map((row) => [row.idempotencyKey, row]));

@@ -8,7 +8,7 @@ import type { EventsSource } from './service-tables.ts';
 /** Rows are counted up to one less: "100,000 or more" is all that anybody has to know. */
 export const MOST_COUNTED = 100_001;
 /** Of so many overdue events each one is looked up: parked, or under a live lease. */
-export const MOST_LOOKED_UP = 10_001;
+export const MOST_LOOKED_UP = 2_001;
 /** The newest rows of a window that are judged: at 1,000 events a second the last two minutes of it. */
 export const MOST_JUDGED = 100_000;
 /** Versions that a statement tells apart; in a table that somebody has filled with anything there may be many more. */

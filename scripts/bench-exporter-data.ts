@@ -1,0 +1,145 @@
+/** The tables that the bench of the exporter reads: a week of a busy service, with the indices that ship. */
+import { readFileSync } from 'node:fs';
+import type { Client } from 'pg';
+import type { Progress } from './progress.ts';
+
+/** Rows that one statement writes. */
+const CHUNK = 500_000;
+/** Events lie over so long a time. */
+const DAYS = 7;
+/** The end of it, in which facts and bills stand as well: more than any window that is judged. */
+const HOT_HOURS = 2;
+/** One event in so many is pending. */
+const ONE_PENDING_IN = 100;
+/** One in so many was published by the canary. */
+const ONE_CANARY_IN = 10;
+
+const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), 'utf8');
+
+/** The service's own tables, as they ship, empty. */
+export async function makeServiceTables(client: Client): Promise<void> {
+  for (const path of [
+    'reference-service/sql/schema.sql',
+    'nestjs/sql/event_backups.sql',
+    'nestjs/sql/event_deliveries.sql',
+    'nestjs/sql/event_backups.extend.sql',
+    'jobs/schema/roles.sql',
+  ])
+    await client.query(read(path));
+}
+
+/** Writes `events` rows of event_backups and their deliveries; a pending one was begun by nobody. */
+export async function fillEvents(client: Client, events: number, progress: Progress): Promise<void> {
+  // Rows first, indices after: the same trees, in a tenth of the time.
+  const { rows: indices } = await client.query<{ name: string; definition: string }>(
+    `SELECT indexname AS name, indexdef AS definition FROM pg_indexes
+      WHERE schemaname = 'public' AND tablename = 'event_backups' AND indexname <> 'event_backups_pkey'`,
+  );
+  for (const { name } of indices) await client.query(`DROP INDEX ${name}`);
+  // The reference of a delivery to its event is not looked up for each of them.
+  await client.query('SET session_replication_role = replica');
+  const secondsPerEvent = (DAYS * 86_400) / events;
+  await progress.step(`${events} events and their deliveries`, async (report) => {
+    for (let first = 1; first <= events; first += CHUNK) {
+      const last = Math.min(events, first + CHUNK - 1);
+      await client.query(
+        `INSERT INTO event_backups (event_id, event_name, payload, status, created_at, processed_at, published_by, published_hash)
+         SELECT md5('e' || n)::uuid::text, 'services.session.completed.v1',
+                jsonb_build_object('sessionId', md5('s' || n)::uuid, 'contractId', md5('c' || n % 1000)::uuid,
+                                   'amountMinor', 1000, 'currency', 'EUR'),
+                CASE WHEN n % ${ONE_PENDING_IN} = 0 THEN 'pending' ELSE 'processed' END, made.at,
+                CASE WHEN n % ${ONE_PENDING_IN} <> 0 THEN made.at + interval '5 milliseconds' END,
+                'billing-' || n % 20, 'stable'
+           FROM generate_series($1::bigint, $2::bigint) AS n
+          CROSS JOIN LATERAL (
+            SELECT localtimestamp - interval '${HOT_HOURS} hours' - ($3::bigint - n) * $4::double precision * interval '1 second' AS at) AS made`,
+        [first, last, events, secondsPerEvent],
+      );
+      await client.query(
+        `INSERT INTO event_deliveries (event_id, listener, status, attempts)
+         SELECT md5('e' || n)::uuid::text, 'billing.session-completed', 'succeeded', 1
+           FROM generate_series($1::bigint, $2::bigint) AS n WHERE n % ${ONE_PENDING_IN} <> 0`,
+        [first, last],
+      );
+      report(last / events);
+    }
+  });
+  await client.query('SET session_replication_role = DEFAULT');
+  await progress.step('its indices, vacuum and statistics', async (report) => {
+    await client.query(`SET maintenance_work_mem = '1GB'`);
+    for (const [done, { definition }] of indices.entries()) {
+      await client.query(definition);
+      report((done + 1) / (indices.length + 2));
+    }
+    await client.query('VACUUM ANALYZE event_backups');
+    await client.query('VACUUM ANALYZE event_deliveries');
+  });
+}
+
+/**
+ * The last hours, with sessions and bills at the same rate, up to some minutes from now: time goes on while the exporter
+ * is watched. Their events are written pending and updated, as a service does it.
+ */
+export async function fillLastHours(client: Client, events: number): Promise<void> {
+  const perSecond = events / (DAYS * 86_400);
+  await client.query(
+    `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, created_at, completed_at)
+     SELECT md5('h' || n)::uuid, 'c' || n % 1000, 'm' || n % 100, 1000, 'EUR', made.at, made.at
+       FROM generate_series(1, ($1::double precision * 3600 * ${HOT_HOURS + 1 / 6})::bigint) AS n
+      CROSS JOIN LATERAL (
+        SELECT now() - interval '${HOT_HOURS} hours' + n / $1::double precision * interval '1 second' AS at) AS made`,
+    [perSecond],
+  );
+  await client.query(
+    `INSERT INTO event_backups (event_id, event_name, payload, status, created_at, published_by, published_hash)
+     SELECT md5('h' || id)::uuid::text, 'services.session.completed.v1',
+            jsonb_build_object('sessionId', id, 'contractId', contract_id, 'amountMinor', 1000, 'currency', 'EUR'),
+            'pending', completed_at AT TIME ZONE 'UTC', 'billing-1',
+            CASE WHEN row_number() OVER (ORDER BY completed_at) % ${ONE_CANARY_IN} = 0 THEN 'canary' ELSE 'stable' END
+       FROM sessions`,
+  );
+  await client.query(
+    `INSERT INTO mentor_payable_ledgers (session_id, mentor_id, amount_minor, currency, idempotency_key, created_at)
+     SELECT id, mentor_id, amount_minor, currency, 'session:' || id || ':1', completed_at + interval '5 milliseconds'
+       FROM (SELECT sessions.*, row_number() OVER (ORDER BY completed_at) AS n FROM sessions) AS s
+      WHERE n % ${ONE_PENDING_IN} <> 0`,
+  );
+  await client.query(
+    `UPDATE event_backups AS b SET status = 'processed', processed_at = b.created_at
+       FROM mentor_payable_ledgers AS l
+      WHERE b.payload ->> 'sessionId' = l.session_id::text AND b.status = 'pending'
+        AND b.created_at >= localtimestamp - interval '${HOT_HOURS} hours'`,
+  );
+  await client.query('ANALYZE sessions, mentor_payable_ledgers, event_backups');
+}
+
+/** A state as it is in a bad week: findings, replay's own rows, and the runs of months. */
+export async function fillState(client: Client): Promise<void> {
+  await client.query(
+    `INSERT INTO counterfoil.checks (name, installation, definition_hash, definition, verified_through)
+     VALUES ('session-billing', 'counterfoil', 'x', '{}', now() - interval '5 minutes')`,
+  );
+  await client.query(
+    `INSERT INTO counterfoil.discrepancies (check_name, kind, key, status, cause, fact_at, ledger_rows, expected_minor,
+                                            currency, first_run_id, opened_at)
+     SELECT 'session-billing', 'missing', '["' || n || '"]', CASE WHEN n % 10 = 0 THEN 'open' ELSE 'resolved' END,
+            'event_pending', now() - interval '1 hour', 0, 1000, 'EUR', gen_random_uuid(), now()
+       FROM generate_series(1, 20000) AS n`,
+  );
+  await client.query(
+    `INSERT INTO counterfoil.replay_events (event_id, event_name, event_created_at, status, parked_at, parked_reason, finished_at)
+     SELECT 'replayed-' || n, 'e', now(), CASE WHEN n % 100 = 0 THEN 'parked' ELSE 'done' END,
+            CASE WHEN n % 100 = 0 THEN now() END, CASE WHEN n % 100 = 0 THEN 'no_listener' END,
+            CASE WHEN n % 100 <> 0 THEN now() - interval '1 day' END
+       FROM generate_series(1, 100000) AS n`,
+  );
+  await client.query(
+    `INSERT INTO counterfoil.job_runs (run_id, job, mode, installation, outcome, pod, version, started_at, finished_at)
+     SELECT gen_random_uuid(), j.job, j.mode, 'counterfoil', 'succeeded', 'p', '1', now() - n * j.every, now() - n * j.every
+       FROM (VALUES ('billing-reconciliation', 'tail', interval '1 minute', 100000),
+                    ('billing-reconciliation', 'incremental', interval '1 hour', 2000),
+                    ('flow-probe', 'probe', interval '4 hours', 500)) AS j (job, mode, every, runs)
+      CROSS JOIN LATERAL generate_series(1, j.runs) AS n`,
+  );
+  await client.query('VACUUM ANALYZE');
+}

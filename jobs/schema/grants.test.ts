@@ -115,6 +115,25 @@ describe('counterfoil_exporter', () => {
     expect(others.every((line) => line.endsWith(': SELECT'))).toBe(true);
     expect(others.length).toBeGreaterThan(8);
   });
+
+  test.each([
+    `INSERT INTO public.sessions DEFAULT VALUES`,
+    `UPDATE public.event_backups SET status = 'processed'`,
+    `DELETE FROM public.event_deliveries`,
+    `SELECT 1 FROM public.event_backups FOR UPDATE`,
+    `CREATE TABLE counterfoil.own ()`,
+    `UPDATE counterfoil.discrepancies SET status = 'resolved'`,
+    `DELETE FROM counterfoil.replay_events`,
+    `INSERT INTO counterfoil.job_runs (run_id) VALUES (gen_random_uuid())`,
+    `INSERT INTO counterfoil.freezes (reason, frozen_until) VALUES ('x', now())`,
+    `INSERT INTO counterfoil.requests (kind, scope, reason, requested_by) VALUES ('replay', '{}', 'x', 'ann')`,
+    `INSERT INTO counterfoil.requests (kind, scope, reason) VALUES ('correction', '{}', 'x')`,
+    `UPDATE counterfoil.requests SET status = 'done'`,
+    `SELECT counterfoil.approve(1, 'x')`,
+    `SELECT counterfoil.unpark(ARRAY['a'], 'x')`,
+  ])('is refused by Postgres: %s', async (text) => {
+    await expect(statement('counterfoil_exporter', text)).rejects.toMatchObject({ id: 'grant_missing' });
+  });
 });
 
 describe('counterfoil_retention', () => {

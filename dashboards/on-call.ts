@@ -131,15 +131,16 @@ export const onCall = (): Dashboard =>
       }),
       table({
         title: 'What to do: alerts that fire',
-        description: 'Each alert leads to its runbook. Since: when its condition became true.',
+        description:
+          'Each alert leads to its runbook. Since: when its condition became true. NOT MEASURED: no rules are evaluated, so that no alert can fire.',
         unit: 'none',
         at: [0, 6, 11, 7],
         queries: [
           {
             refId: 'firing',
             expr: `sort(min by (alertname, severity) (${own('ALERTS_FOR_STATE')} and ignoring (alertstate) ${firing}) * 1000)
-or label_replace((${threshold('open_findings')} * 0) unless on () ${firing}, "alertname", "none", "", "")
-or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules are evaluated", "", "")`,
+or label_replace((${threshold('open_findings')} * 0) unless on () ${firing}, "severity", "none fires", "", "")
+or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
           },
         ],
         columns: [
@@ -153,17 +154,19 @@ or label_replace(absent(${rulesLoaded}), "alertname", "NOT MEASURED: no rules ar
           {
             from: 'severity',
             title: 'Severity',
-            width: 90,
-            words: { critical: ['critical', 'red'], warning: ['warning', 'orange'], info: ['info', 'blue'] },
+            width: 125,
+            words: {
+              critical: ['critical', 'red'],
+              warning: ['warning', 'orange'],
+              info: ['info', 'blue'],
+              'none fires': ['none fires', 'green'],
+              'NOT MEASURED': ['NOT MEASURED', 'purple'],
+            },
           },
           {
             from: 'alertname',
             title: 'Alert: its runbook',
             runbook: true,
-            words: {
-              none: ['none fires', 'green'],
-              'NOT MEASURED: no rules are evaluated': ['NOT MEASURED: no rules are evaluated', 'purple'],
-            },
           },
         ],
       }),

@@ -5,7 +5,8 @@ import { afterEach, describe, expect, inject, test } from 'vitest';
 import { type Labels, type RunningAlertmanager, startAlertmanager } from './alertmanager.ts';
 import { type Firing, type Incident, incidents } from './incidents.ts';
 import { alertmanagerConfig, inhibitRules, matches } from './inhibition.ts';
-import { PASSED, promtoolTest } from './promtool.ts';
+import { PASSED } from './passed.ts';
+import { promtoolTest } from './promtool.ts';
 import { readRules, ruleFiles, rulesFolder } from './rule-files.ts';
 
 const tools = inject('alertTools');

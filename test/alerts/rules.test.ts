@@ -1,6 +1,7 @@
 /** The rule files and the tests beside them, by promtool. */
 import { describe, expect, inject, test } from 'vitest';
-import { PASSED, promtool, promtoolTest } from './promtool.ts';
+import { PASSED } from './passed.ts';
+import { promtool, promtoolTest } from './promtool.ts';
 import { ruleFiles, rulesFolder, testFiles } from './rule-files.ts';
 
 const tools = inject('alertTools');

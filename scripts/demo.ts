@@ -9,6 +9,7 @@ import { parseArgs, styleText } from 'node:util';
 import { Client } from 'pg';
 import { $ } from 'zx';
 import { type Discrepancy, LEAST_FACTS, listPlanted, plant } from './demo-data.ts';
+import { type Monitoring, startMonitoring } from './demo-monitoring.ts';
 import { type RunningService, slowHandlers, startLoad, startService } from './demo-service.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createProgress } from './progress.ts';
@@ -19,7 +20,8 @@ const help = `Loses events and breaks bills on a real database, and watches them
 
   --facts N   completed sessions to begin with (default 200000, at least ${LEAST_FACTS})
   --json      the last line of standard output is the result as one JSON object
-  --keep      leaves the database and the service running, and says how to look around
+  --keep      leaves the database and the service running, with the exporter and a Prometheus where one is installed,
+              and says how to look around
   --help
 `;
 
@@ -166,7 +168,7 @@ async function main(): Promise<number> {
     );
     if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
     for (const signal of endSignals) process.off(signal, end);
-    if (options.keep) await keep(server, service, roleUrl('counterfoil_jobs'));
+    if (options.keep) await keep(server, service, roleUrl);
     return result.missed + result.falselyFound + result.openAfter + result.lost + result.billedTwice === 0
       ? 0
       : 1;
@@ -187,7 +189,7 @@ async function createTables(client: Client, roleUrl: (role: string) => string): 
   ]) {
     await client.query(readFileSync(path(name), 'utf8'));
   }
-  for (const role of ['counterfoil_owner', 'counterfoil_jobs']) {
+  for (const role of ['counterfoil_owner', 'counterfoil_jobs', 'counterfoil_exporter']) {
     await client.query(`ALTER ROLE ${role} LOGIN PASSWORD '${ROLE_PASSWORD}'`);
   }
   await client.query('GRANT pg_read_all_stats TO counterfoil_jobs');
@@ -354,25 +356,46 @@ function report(
   ].join('\n');
 }
 
-/** Waits for Ctrl-C with everything running. */
+/** Starts what shows it, and waits for Ctrl-C with everything running. */
 async function keep(
   server: EmbeddedPostgres,
   service: RunningService | undefined,
-  jobsUrl: string,
+  roleUrl: (role: string) => string,
 ): Promise<void> {
+  // From here on Ctrl-C is how it ends, also while the monitoring starts.
+  const ended = new Promise<void>((resolve) => {
+    for (const signal of endSignals) process.once(signal, () => resolve());
+  });
+  const monitoring = await startMonitoring({
+    databaseUrl: roleUrl('counterfoil_exporter'),
+    installation: 'demo',
+    checksFile: path('scripts/demo-checks.yaml'),
+    serviceUrl: service?.url,
+  });
   process.stdout.write(
     [
       'Still running; Ctrl-C ends it.',
       `  database   psql '${server.url}'`,
       `  findings   SELECT kind, cause, status, count(*) FROM counterfoil.discrepancies GROUP BY 1, 2, 3;`,
       `  service    ${service?.url}/docs`,
-      `  status     DATABASE_URL='${jobsUrl}' CF_INSTALLATION=demo npm run --silent status`,
+      `  status     DATABASE_URL='${roleUrl('counterfoil_jobs')}' CF_INSTALLATION=demo npm run --silent status`,
+      ...placesToLook(monitoring),
       '',
     ].join('\n'),
   );
-  await new Promise<void>((resolve) => {
-    for (const signal of endSignals) process.once(signal, () => resolve());
-  });
+  await ended;
+  await monitoring.stop();
+}
+
+function placesToLook({ exporterUrl, prometheusUrl }: Monitoring): string[] {
+  const metrics = `  metrics    ${exporterUrl}/metrics`;
+  if (prometheusUrl === undefined)
+    return [metrics, '  alerts     with a Prometheus on PATH, such as from apt-get install prometheus'];
+  return [
+    metrics,
+    `  alerts     ${prometheusUrl}/alerts (nobody runs the jobs on a schedule here, so some fire for that)`,
+    `  dashboards dashboards/built, imported into a Grafana with ${prometheusUrl} as data source; how they look: docs/dashboards.md`,
+  ];
 }
 
 try {

@@ -224,6 +224,7 @@ class Probe {
       if (verdict.kind === 'right') {
         if (!settling) return { kind: 'right' };
         settling = false;
+        await this.#show();
         await pause(settings.CF_PROBE_SETTLE_SECONDS, signal);
         continue;
       }

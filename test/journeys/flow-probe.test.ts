@@ -203,9 +203,9 @@ describe('on a service that does wrong', () => {
 
   test('a second bill that comes right behind the first is seen by the look after it', async () => {
     const billing = probeAsGate({ CF_PROBE_SETTLE_SECONDS: '2', CF_PROBE_BILL_SECONDS: '20' });
-    await waitFor('the flow is billed and processed', async () => {
+    await waitFor('the run has seen one bill', async () => {
       const rows = await database.query(
-        `SELECT FROM event_backups WHERE event_name = 'services.session.completed.v1' AND status = 'processed'`,
+        `SELECT FROM counterfoil.job_runs WHERE outcome = 'running' AND counts ->> 'ledger_rows' = '1'`,
       );
       return rows.length === 1;
     });

@@ -1,7 +1,7 @@
 /** Where a release stands, how its versions compare, what each measurement says, and what an abort left behind. */
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 import { frame } from './frame.ts';
-import { chart, notMeasured, stat, table } from './panels.ts';
+import { chart, notDrawn, notMeasured, stat, table } from './panels.ts';
 import { beyond, one, own, within } from './selectors.ts';
 import {
   abortedBy,
@@ -164,6 +164,7 @@ export const canary = (): Dashboard =>
               shades: true,
             }),
           ),
+          notDrawn(own('counterfoil_hot_facts')),
           limit('ratio_judged_minimum', 'judged from'),
         ],
       }),
@@ -199,13 +200,7 @@ export const canary = (): Dashboard =>
         runbooks: ['CounterfoilComplaints'],
         queries: [
           { refId: 'complaints', expr: `max(${complaints})`, legend: 'complaints', colour: 'blue' },
-          {
-            refId: 'unmeasured',
-            // A line at any height would be a number.
-            expr: `absent(${complaints}) * NaN`,
-            legend: 'NOT MEASURED',
-            colour: 'purple',
-          },
+          notDrawn(complaints),
           limit('complaints_per_day', 'aborts above'),
           { ...limit('complaints_accepted_per_day', 'accepted'), colour: 'yellow' },
         ],

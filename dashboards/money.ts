@@ -14,8 +14,12 @@ export const digitsOfCurrency: Readonly<Record<number, readonly string[]>> = {
 export interface MoneyQuery {
   readonly refId: string;
   readonly expr: string;
+  readonly unit: string;
   readonly decimals: number;
 }
+
+/** Thousands apart, and always as many decimals as are said: 2,141.30. The currency is in the name beside it. */
+export const AS_MONEY = 'currency:financial: :suffix';
 
 /** Money at risk in whole units, one query for each number of digits; what is no currency code stays as it is. */
 export function moneyAtRisk(): MoneyQuery[] {
@@ -26,16 +30,19 @@ export function moneyAtRisk(): MoneyQuery[] {
     {
       refId: 'digits_2',
       expr: `${sum(`currency=~"[A-Z]{3}",currency!~"${odd.flatMap(([, codes]) => codes).join('|')}"`)} / 100 > 0`,
+      unit: AS_MONEY,
       decimals: 2,
     },
     ...odd.map(([digits, codes]) => ({
       refId: `digits_${digits}`,
       expr: `${sum(`currency=~"${codes.join('|')}"`)} / ${10 ** Number(digits)} > 0`,
+      unit: AS_MONEY,
       decimals: Number(digits),
     })),
     {
       refId: 'minor',
       expr: `label_replace(${sum('currency!~"[A-Z]{3}"')}, "currency", "$1 (minor units)", "currency", "(.*)") > 0`,
+      unit: 'locale',
       decimals: 0,
     },
   ];

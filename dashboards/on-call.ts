@@ -5,7 +5,7 @@
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 import { frame } from './frame.ts';
 import { moneyAtRisk } from './money.ts';
-import { chart, list, notMeasured, stat, table } from './panels.ts';
+import { chart, list, notDrawn, notMeasured, stat, table } from './panels.ts';
 import { ofService, one, own, threshold } from './selectors.ts';
 import {
   abortedBy,
@@ -278,6 +278,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
             colour: 'blue',
           },
           { refId: 'overdue', expr: overdueEvents, legend: 'overdue', colour: 'orange' },
+          notDrawn(own('counterfoil_overdue_events')),
           limit('overdue_events', 'overdue: limit'),
         ],
       }),

@@ -233,6 +233,16 @@ export function notMeasured(metric: string, legend: string, matchers = ''): Quer
   };
 }
 
+/** The same on a chart: a name in the legend and no line, since a line at any height would be a number. */
+export function notDrawn(selector: string): Query {
+  return {
+    refId: 'unmeasured',
+    expr: `absent(${selector}) * NaN`,
+    legend: NOT_MEASURED,
+    colour: 'purple',
+  };
+}
+
 const lastValue = () => new ReduceDataOptionsBuilder().calcs(['lastNotNull']).values(false);
 const fixed = (colour: Colour) => new FieldColorBuilder().mode(FieldColorModeId.Fixed).fixedColor(colour);
 

@@ -1,8 +1,8 @@
 /** Whether every fact is looked at, what was found, and what becomes of it. */
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 import { frame } from './frame.ts';
-import { moneyAtRisk } from './money.ts';
-import { chart, list, notMeasured, stat } from './panels.ts';
+import { AS_MONEY, moneyAtRisk } from './money.ts';
+import { chart, list, notDrawn, notMeasured, stat } from './panels.ts';
 import { runs } from './runs.ts';
 import { growth, one, own } from './selectors.ts';
 import {
@@ -118,6 +118,7 @@ export const reconciliation = (): Dashboard =>
         runbooks: ['CounterfoilVerifiedThroughTooOld'],
         queries: [
           { refId: 'age', expr: verifiedAge, legend: '{{check}}' },
+          notDrawn(own('counterfoil_check_declared_timestamp_seconds')),
           limit('verified_through_age_seconds', 'pages above'),
         ],
       }),
@@ -138,9 +139,9 @@ export const reconciliation = (): Dashboard =>
         at: [0, 14, 12, 8],
         colours: {
           'opened: missing': 'orange',
-          'opened: amount': 'purple',
-          'opened: duplicate': 'blue',
-          'opened: orphan': 'light-blue',
+          'opened: amount': 'blue',
+          'opened: duplicate': 'light-blue',
+          'opened: orphan': 'dark-blue',
         },
         queries: [
           {
@@ -160,7 +161,7 @@ export const reconciliation = (): Dashboard =>
         title: 'Money at risk',
         description:
           'Expected amounts of open, unacknowledged findings in whole units of each currency, never summed across currencies, on a logarithmic scale. Findings of unknown amount are not in it.',
-        unit: 'locale',
+        unit: AS_MONEY,
         at: [12, 14, 12, 8],
         // Yen and euros differ by orders of magnitude.
         log: true,

@@ -1,7 +1,7 @@
 /** What was lost on its way, how fast it is delivered again, and what cannot be. */
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 import { frame } from './frame.ts';
-import { chart, list, notMeasured, stat } from './panels.ts';
+import { chart, list, notDrawn, notMeasured, stat } from './panels.ts';
 import { runs } from './runs.ts';
 import { beyond, growth, ofService, one, own, within } from './selectors.ts';
 import { limit, overdueEvents } from './verdicts.ts';
@@ -177,6 +177,7 @@ export const replay = (): Dashboard =>
             colour: 'blue',
           },
           { refId: 'overdue', expr: overdueEvents, legend: 'overdue', colour: 'orange' },
+          notDrawn(own('counterfoil_overdue_events')),
           limit('backlog_events', 'backlog: limit'),
         ],
       }),
@@ -188,6 +189,7 @@ export const replay = (): Dashboard =>
         runbooks: ['CounterfoilOverdueEventTooOld'],
         queries: [
           { refId: 'age', expr: overdueAge, legend: 'oldest overdue', colour: 'orange' },
+          notDrawn(own('counterfoil_overdue_events')),
           limit('overdue_event_age_seconds', 'limit'),
         ],
       }),
@@ -200,6 +202,7 @@ export const replay = (): Dashboard =>
         queries: [
           { refId: 'done', expr: replayed('5m'), legend: 'replayed', colour: 'green' },
           { refId: 'parked', expr: `sum(${parked})`, legend: 'parked', colour: 'orange' },
+          notDrawn(own('counterfoil_parked_events')),
           limit('parked_events', 'parked: limit'),
         ],
       }),

@@ -1,5 +1,5 @@
 /** What several dashboards ask alike: findings, ages, what the machine does, where the release stands. */
-import { NOT_MEASURED, notMeasured, type Query } from './panels.ts';
+import { NOT_MEASURED, notDrawn, notMeasured, type Query } from './panels.ts';
 import { beyond, one, own, threshold, within } from './selectors.ts';
 
 /** Open findings that nobody has acknowledged. */
@@ -63,6 +63,7 @@ export function openOverTime(): Query[] {
   return [
     { refId: 'open', expr: `${byCause(openFindings)} > 0`, legend: '{{what}}' },
     { refId: 'none', expr: `sum(${openFindings}) == 0`, legend: 'none open', colour: 'text' },
+    notDrawn(own('billing_discrepancy_count')),
     limit('open_findings', 'pages above'),
   ];
 }
@@ -261,25 +262,33 @@ export function byVersion(vector: string, refId = '', name = ''): Query[] {
   ];
 }
 
-export const lossOfVersions = (): Query[] => byVersion(lossByVersion);
-export const billingErrorsOfVersions = (): Query[] => byVersion(billingErrorsByVersion);
+export const lossOfVersions = (): Query[] => [
+  ...byVersion(lossByVersion),
+  notDrawn(own('counterfoil_hot_events')),
+];
+export const billingErrorsOfVersions = (): Query[] => [
+  ...byVersion(billingErrorsByVersion),
+  notDrawn(own('counterfoil_hot_facts')),
+];
 
 /** Restarts in the time before each point, while they are measured at all. */
-export const restartsOfVersions = (time: string): Query[] =>
-  byVersion(
+export const restartsOfVersions = (time: string): Query[] => [
+  ...byVersion(
     `round(max by (published_hash) (increase(${own('application_restart_total')}[${time}]) and ${own('application_restart_total')}))`,
-  );
+  ),
+  notDrawn(own('application_restart_total')),
+];
 
 /** Of the lines of `openOverTime`. */
 export const causeColours = {
   'missing: event_pending': 'orange',
-  'missing: event_parked': 'dark-orange',
-  'missing: processed_without_ledger': 'light-orange',
-  'missing: never_published': 'yellow',
-  'missing: unknown': 'light-yellow',
-  amount: 'purple',
-  duplicate: 'blue',
-  orphan: 'light-blue',
+  'missing: event_parked': 'purple',
+  'missing: processed_without_ledger': 'yellow',
+  'missing: never_published': 'dark-orange',
+  'missing: unknown': 'text',
+  amount: 'blue',
+  duplicate: 'light-blue',
+  orphan: 'dark-blue',
 } as const;
 
 export const limit = (what: string, legend: string, matchers = ''): Query => ({

@@ -147,6 +147,13 @@ test('each broken rule is named', () => {
       'runbook of no alert',
     ],
     [
+      'a limit alone',
+      broken({
+        panels: [{ ...chart, targets: chart.targets.filter(({ refId }) => refId !== 'unmeasured') }],
+      }),
+      'looks like all is well',
+    ],
+    [
       'a stray override',
       panel({ targets: chart.targets.map((target) => ({ ...target, range: false, instant: true })) }),
       'which is no query',

@@ -68,6 +68,11 @@ function panelProblems(panel: BuiltPanel, declared: Declared): string[] {
     problems.push('refIds are not a set');
   for (const source of [panel.datasource, ...panel.targets.map(({ datasource }) => datasource)])
     if (source?.uid !== `$\{datasource}`) problems.push('its data source is not the variable');
+  const limits = panel.fieldConfig.overrides.filter(({ properties }) =>
+    properties.some(({ id }) => id === 'custom.lineStyle'),
+  );
+  if (limits.length > 0 && !refIds.includes('unmeasured'))
+    problems.push('shows its limit alone where nothing is measured, which looks like all is well');
   for (const { url } of panel.links ?? []) {
     const alert = /^\$\{runbooks\}\/(\w+)\.md$/.exec(url)?.[1];
     if (alert === undefined || !declared.alerts.has(alert))

@@ -122,9 +122,10 @@ export function portion(table: Walked, request: PortionRequest): Statement {
       ${cursor.createdAt === undefined ? '' : after(table, params, cursor)}
     ORDER BY b.created_at, b.event_id LIMIT ${params.add(request.size, 'integer')}`;
   const held = [
-    // Replay has not come to its end with it, or has done so lately: it may be asked for again.
-    `EXISTS (SELECT FROM replay_events AS r
-              WHERE r.event_id = p.event_id::text AND (r.status <> 'done' OR r.finished_at >= ${limit}))`,
+    // Replay has not come to its end with it, or has done so lately: it may be asked for again. One probe of the key
+    // for each: an EXISTS would be free to read the whole table.
+    `(SELECT r.status <> 'done' OR r.finished_at >= ${limit}
+        FROM replay_events AS r WHERE r.event_id = p.event_id::text) IS TRUE`,
     // By the partial indexes discrepancies_unsettled and discrepancies_waived: resolved ones pile up.
     `p.event_id::text IN (SELECT d.event_id FROM discrepancies AS d
                            WHERE d.status IN ('suspected', 'open', 'acknowledged') AND d.event_id IS NOT NULL
@@ -217,9 +218,9 @@ function heldByKey(params: Params, check: Check, key: string, findings: readonly
   );
   return `(p.event_name = ${params.add(check.event?.name ?? '', 'text')}
           AND (${key} = ANY (${named})
-               OR EXISTS (SELECT FROM discrepancies AS d
-                           WHERE d.check_name = ${name} AND d.kind IN ('missing', 'duplicate', 'amount', 'orphan')
-                             AND d.key = ${key} AND d.status <> 'resolved')))`;
+               OR (SELECT true FROM discrepancies AS d
+                    WHERE d.check_name = ${name} AND d.kind IN ('missing', 'duplicate', 'amount', 'orphan')
+                      AND d.key = ${key} AND d.status <> 'resolved' LIMIT 1) IS TRUE))`;
 }
 
 /** Calls the owner's function, which looks once more whether every event of that day is processed. */

@@ -78,31 +78,40 @@ export async function fillEvents(client: Client, events: number, progress: Progr
 
 /**
  * The last hours, with sessions and bills at the same rate, up to some minutes from now: time goes on while the exporter
- * is watched. Their events are written pending and updated, as a service does it.
+ * is watched. Their events are written pending and updated, as a service does it. The statistics are those of the first of
+ * these hours: in a table of this size the planner never knows of the last minutes.
  */
 export async function fillLastHours(client: Client, events: number): Promise<void> {
   const perSecond = events / (DAYS * 86_400);
+  const firstHour = Math.floor(perSecond * 3_600);
+  await fillPortion(client, perSecond, 1, firstHour);
+  await client.query('ANALYZE sessions, mentor_payable_ledgers');
+  await fillPortion(client, perSecond, firstHour + 1, Math.floor(perSecond * 3_600 * (HOT_HOURS + 1 / 6)));
+}
+
+async function fillPortion(client: Client, perSecond: number, first: number, last: number): Promise<void> {
   await client.query(
-    `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, created_at, completed_at)
-     SELECT md5('h' || n)::uuid, 'c' || n % 1000, 'm' || n % 100, 1000, 'EUR', made.at, made.at
-       FROM generate_series(1, ($1::double precision * 3600 * ${HOT_HOURS + 1 / 6})::bigint) AS n
-      CROSS JOIN LATERAL (
-        SELECT now() - interval '${HOT_HOURS} hours' + n / $1::double precision * interval '1 second' AS at) AS made`,
-    [perSecond],
-  );
-  await client.query(
-    `INSERT INTO event_backups (event_id, event_name, payload, status, created_at, published_by, published_hash)
-     SELECT md5('h' || id)::uuid::text, 'services.session.completed.v1',
-            jsonb_build_object('sessionId', id, 'contractId', contract_id, 'amountMinor', 1000, 'currency', 'EUR'),
-            'pending', completed_at AT TIME ZONE 'UTC', 'billing-1',
-            CASE WHEN row_number() OVER (ORDER BY completed_at) % ${ONE_CANARY_IN} = 0 THEN 'canary' ELSE 'stable' END
-       FROM sessions`,
-  );
-  await client.query(
-    `INSERT INTO mentor_payable_ledgers (session_id, mentor_id, amount_minor, currency, idempotency_key, created_at)
-     SELECT id, mentor_id, amount_minor, currency, 'session:' || id || ':1', completed_at + interval '5 milliseconds'
-       FROM (SELECT sessions.*, row_number() OVER (ORDER BY completed_at) AS n FROM sessions) AS s
-      WHERE n % ${ONE_PENDING_IN} <> 0`,
+    `WITH made AS (
+       INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, created_at, completed_at)
+       SELECT md5('h' || n)::uuid, 'c' || n % 1000, 'm' || n % 100, 1000, 'EUR', made.at, made.at
+         FROM generate_series($2::bigint, $3::bigint) AS n
+        CROSS JOIN LATERAL (
+          SELECT now() - interval '${HOT_HOURS} hours' + n / $1::double precision * interval '1 second' AS at) AS made
+       RETURNING id, contract_id, mentor_id, completed_at
+     ), numbered AS (
+       SELECT made.*, row_number() OVER (ORDER BY completed_at) AS n FROM made
+     ), published AS (
+       INSERT INTO event_backups (event_id, event_name, payload, status, created_at, published_by, published_hash)
+       SELECT md5('h' || id)::uuid::text, 'services.session.completed.v1',
+              jsonb_build_object('sessionId', id, 'contractId', contract_id, 'amountMinor', 1000, 'currency', 'EUR'),
+              'pending', completed_at AT TIME ZONE 'UTC', 'billing-1',
+              CASE WHEN n % ${ONE_CANARY_IN} = 0 THEN 'canary' ELSE 'stable' END
+         FROM numbered
+     )
+     INSERT INTO mentor_payable_ledgers (session_id, mentor_id, amount_minor, currency, idempotency_key, created_at)
+     SELECT id, mentor_id, 1000, 'EUR', 'session:' || id || ':1', completed_at + interval '5 milliseconds'
+       FROM numbered WHERE n % ${ONE_PENDING_IN} <> 0`,
+    [perSecond, first, last],
   );
   await client.query(
     `UPDATE event_backups AS b SET status = 'processed', processed_at = b.created_at
@@ -110,7 +119,6 @@ export async function fillLastHours(client: Client, events: number): Promise<voi
       WHERE b.payload ->> 'sessionId' = l.session_id::text AND b.status = 'pending'
         AND b.created_at >= localtimestamp - interval '${HOT_HOURS} hours'`,
   );
-  await client.query('ANALYZE sessions, mentor_payable_ledgers, event_backups');
 }
 
 /** A state as it is in a bad week: findings, replay's own rows, and the runs of months. */

@@ -35,15 +35,19 @@ beforeEach(async () => {
 
 const log = collectLog();
 
-const tablesOf = (checks: readonly object[], eventsTable = 'event_backups') =>
+const tablesOf = (checks: readonly object[], eventsTable = 'event_backups', timeZone = 'UTC') =>
   new ServiceTables(
     database,
-    { eventsTable, deliveriesTable: 'event_deliveries', timeZone: 'UTC' },
+    { eventsTable, deliveriesTable: 'event_deliveries', timeZone },
     parseChecks({ checks }),
   );
 
-async function scrape(checks: readonly object[] = [sessionBilling()], eventsTable?: string): Promise<string> {
-  const hot = new HotCheck(database, tablesOf(checks, eventsTable), log.logger, {
+async function scrape(
+  checks: readonly object[] = [sessionBilling()],
+  eventsTable?: string,
+  timeZone?: string,
+): Promise<string> {
+  const hot = new HotCheck(database, tablesOf(checks, eventsTable, timeZone), log.logger, {
     lossDelayMs: 60_000,
     statementTimeoutMs: 5_000,
   });
@@ -298,6 +302,97 @@ describe('what cannot be measured', () => {
     expect(log.messages().at(-1)).toContain('slow_ledger');
     expect(await scrape([slow], 'no_such_table')).toContain('# off: check slow');
   });
+});
+
+describe('tables of another form', () => {
+  test('keys of two columns and of other types, wall clocks in a zone of their own, and rows that reverse by a sign', async () => {
+    await postgres.query('CREATE SCHEMA shop');
+    await postgres.query(
+      `CREATE TABLE shop.orders (tenant text, no bigint, paid_at timestamp, total numeric, currency text, PRIMARY KEY (tenant, no))`,
+    );
+    await postgres.query('CREATE INDEX ON shop.orders (paid_at)');
+    await postgres.query(
+      `CREATE TABLE shop.entries (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant varchar(9), order_no text,
+         at timestamp, amount numeric, currency text, type text)`,
+    );
+    await postgres.query('CREATE INDEX ON shop.entries (at)');
+    await postgres.query('CREATE INDEX ON shop.entries (tenant, order_no)');
+    await postgres.query(
+      `CREATE TABLE shop.events (event_id bigint PRIMARY KEY, event_name text, payload jsonb, status text,
+         created_at timestamp, published_hash text)`,
+    );
+    await postgres.query('CREATE INDEX ON shop.events (created_at)');
+    await postgres.query(`CREATE INDEX ON shop.events ((payload ->> 'no'))`);
+    await postgres.query('GRANT USAGE ON SCHEMA shop TO counterfoil_exporter');
+    await postgres.query('GRANT SELECT ON ALL TABLES IN SCHEMA shop TO counterfoil_exporter');
+    const at = `(now() - interval '5 minutes') AT TIME ZONE 'Asia/Kathmandu'`;
+    // The same number at two tenants, one of which has no bill; and a key that is no number, which is nobody's.
+    await postgres.query(
+      `INSERT INTO shop.orders VALUES ('a', 1, ${at}, 10.50, 'EUR'), ('b', 1, ${at}, 10.50, 'EUR'), ('a', 2, ${at}, 7, 'EUR'),
+                                      ('a', 3, ${at}, 7, 'EUR'), ('a', 4, ${at}, 7, 'EUR')`,
+    );
+    await postgres.query(
+      `INSERT INTO shop.entries (tenant, order_no, at, amount, currency, type)
+       VALUES ('a', '1', ${at}, 10.5, 'EUR', 'bill'), ('a', 'manual-7', ${at}, 1, 'EUR', 'bill'), (NULL, NULL, ${at}, 1, 'EUR', 'bill'),
+              ('a', '2', ${at}, 7, 'EUR', 'bill'), ('a', '2', ${at}, 7, 'EUR', 'void'),
+              ('a', '3', ${at}, 7, 'EUR', 'bill'), ('a', '3', ${at}, 7, 'EUR', 'bill'), ('a', '3', ${at}, 7, 'EUR', 'void'),
+              ('a', '4', ${at}, 6, 'EUR', 'bill')`,
+    );
+    await postgres.query(
+      `INSERT INTO shop.events SELECT 10 * no + ascii(tenant), 'order.paid.v1', jsonb_build_object('tenant', tenant, 'no', no),
+              'processed', paid_at, 'of-' || tenant FROM shop.orders`,
+    );
+    const check = {
+      name: 'orders',
+      facts: {
+        table: 'shop.orders',
+        key: ['tenant', 'no'],
+        at: 'paid_at',
+        amount: { column: 'total', scale: 2 },
+        currency: 'currency',
+      },
+      ledger: {
+        table: 'shop.entries',
+        key: ['tenant', 'order_no'],
+        at: 'at',
+        amount: { column: 'amount', scale: 2 },
+        currency: 'currency',
+        reverses: { sign: { column: 'type', negative: ['void'] } },
+      },
+      event: { name: 'order.paid.v1', key: ['tenant', 'no'] },
+    };
+    const text = await scrape([check], 'shop.events', 'Asia/Kathmandu');
+    expect(facts(text)).toEqual(['orders of-a: 4', 'orders of-b: 1']);
+    expect(discrepancies(text)).toEqual([
+      'orders of-a amount: 1',
+      'orders of-a missing: 1',
+      'orders of-b missing: 1',
+    ]);
+    // Read as UTC, all of it lies in the future.
+    expect(facts(await scrape([check], 'shop.events', 'UTC'))).toEqual([]);
+  });
+});
+
+test('ten thousand facts of which the planner knows nothing take no longer for that', async () => {
+  const unknown = ['sessions', 'event_backups', 'mentor_payable_ledgers'];
+  for (const table of unknown) await postgres.query(`ALTER TABLE ${table} SET (autovacuum_enabled = off)`);
+  await postgres.query(
+    `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)
+     SELECT gen_random_uuid(), 'c', 'm', 1, 'EUR', now() - interval '14 minutes' + n * interval '80 milliseconds'
+       FROM generate_series(1, 10000) AS n`,
+  );
+  await postgres.query(
+    `INSERT INTO event_backups (event_id, event_name, payload, status, created_at, published_hash)
+     SELECT 'e-' || id, 'services.session.completed.v1', jsonb_build_object('sessionId', id), 'processed',
+            completed_at AT TIME ZONE 'UTC', 'v' FROM sessions`,
+  );
+  await postgres.query(
+    `INSERT INTO mentor_payable_ledgers (session_id, mentor_id, amount_minor, currency, idempotency_key, created_at)
+     SELECT id, 'm', 1, 'EUR', id::text, completed_at FROM sessions`,
+  );
+  // A nested loop over them makes a hundred million comparisons: the limit of five seconds would cut it off.
+  expect(facts(await scrape())).toEqual(['session-billing v: 10000']);
+  for (const table of unknown) await postgres.query(`ALTER TABLE ${table} RESET (autovacuum_enabled)`);
 });
 
 test('the plan of the hot check scans neither facts, ledger nor events', async () => {

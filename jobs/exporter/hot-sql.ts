@@ -16,6 +16,7 @@ import {
   type Statement,
   textColumn,
   timeRange,
+  typeOf,
 } from '../checks/sql-parts.ts';
 import { billColumns, billsOf, factColumns, isLive, verdict } from '../checks/verdict-sql.ts';
 import { MOST_JUDGED, partsOf } from './event-queries.ts';
@@ -44,8 +45,23 @@ export interface VersionFacts {
 export const measuresAmounts = ({ check: { facts, ledger } }: InspectedCheck): boolean =>
   facts.amount !== null && ledger.amount !== null;
 
+/** What a check's ledger rows of one key add up to, and the types: those of `billColumns`. */
+const billTypes = {
+  rows: 'bigint',
+  net: 'numeric',
+  low: 'numeric',
+  high: 'numeric',
+  without_amount: 'bigint',
+  without_currency: 'bigint',
+  currency_low: 'text',
+  currency_high: 'text',
+} as const;
+const billNames = Object.keys(billTypes);
+
 /**
- * The facts of the last minutes, counted per version.
+ * The facts of the last minutes, counted per version. Facts meet their bills, and their events, by sorting both together
+ * and not by a join: of the newest rows the planner knows nothing, takes thousands for one, and a nested loop of two such
+ * sides takes minutes.
  * @param source the table of events; undefined where it says nothing of versions, or the check nothing of events
  */
 export function hotFacts(
@@ -74,14 +90,30 @@ WITH fact AS MATERIALIZED (
 ), near AS (
   SELECT ${keys.map((key, n) => `l.${quoted(check.ledger.key[n])} AS ${key}`).join(', ')}, ${billColumns(build)}
     FROM ${plan.ledger.name} AS l
-   WHERE ${near('l')}
+   WHERE ${near('l')} AND ${check.ledger.key.map((column) => `l.${quoted(column)} IS NOT NULL`).join(' AND ')}
      ${conditions(build, plan.ledger, check.ledger.where, 'l')}
      ${isLive(build, 'l', () => near('r'))}
    GROUP BY ${keys.map((_, n) => n + 1).join(', ')}
-), looked AS MATERIALIZED (
-  SELECT fact.*, ${verdict(build)} IS NOT NULL AS suspect
+), together AS (
+  SELECT ${keys.map((key, n) => `${carry(`fact.${key}`, factColumn(plan, n), ledgerColumn(plan, n))} AS bill_${key}`).join(', ')},
+         true AS is_fact, ${keyList}, fact.amount, fact.currency,
+         ${billNames.map((name) => `NULL::${billTypes[name as keyof typeof billTypes]} AS ${name}`).join(', ')}
     FROM fact
-    LEFT JOIN near AS bill ON ${keys.map((key, n) => `bill.${key} = ${carry(`fact.${key}`, factColumn(plan, n), ledgerColumn(plan, n))}`).join(' AND ')}
+  UNION ALL
+  SELECT ${keys.map((key) => `near.${key}`).join(', ')}, false,
+         ${keys.map((_, n) => `NULL::${typeOf(plan.facts, check.facts.key[n] ?? '')}`).join(', ')}, NULL::numeric, NULL::text,
+         ${billNames.map((name) => `near.${name}`).join(', ')}
+    FROM near
+), met AS (
+  SELECT together.is_fact, ${keys.map((key) => `together.${key}`).join(', ')}, together.amount, together.currency,
+         ${billNames.map((name) => `max(together.${name}) OVER same AS ${name}`).join(', ')}
+    FROM together
+  WINDOW same AS (PARTITION BY ${keys.map((key) => `together.bill_${key}`).join(', ')})
+), looked AS MATERIALIZED (
+  SELECT ${keyList}, fact.amount, fact.currency, ${verdict(build)} IS NOT NULL AS suspect
+    FROM met AS fact
+   CROSS JOIN LATERAL (SELECT ${billNames.map((name) => `fact.${name}`).join(', ')}) AS bill
+   WHERE fact.is_fact
 ), judged AS (
   SELECT ${keyList}, NULL::text AS kind FROM looked AS fact WHERE NOT fact.suspect
   UNION ALL
@@ -91,7 +123,7 @@ WITH fact AS MATERIALIZED (
    WHERE fact.suspect
 )${versions.tables}
 SELECT ${versions.hash} AS published_hash, ${countedKinds}
-  FROM judged ${versions.joins}
+  FROM ${versions.from}
  GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 200`,
     params: build.params.values,
   };
@@ -168,35 +200,47 @@ function sinceCondition(build: Build): string {
   return `AND f.${quoted(facts.at)} >= ${bound(build, build.plan.facts, facts.at, limit)}`;
 }
 
-/** How a judged fact comes by the hash of the version that published its event, the newest one where there are several. */
+/**
+ * How a judged fact comes by the hash of the version that published its event, the newest one where there are several.
+ * Keys are compared as texts, in the form in which Postgres prints them.
+ */
 function versionOf(
   build: Build,
   source: EventsSource | undefined,
-): { readonly tables: string; readonly joins: string; readonly hash: string } {
+): { readonly tables: string; readonly from: string; readonly hash: string } {
   const { event } = build.plan.check;
-  if (source === undefined || event === null) return { tables: '', joins: '', hash: 'NULL::text' };
+  if (source === undefined || event === null) return { tables: '', from: 'judged', hash: 'NULL::text' };
   const { plan } = build;
   const keys = keyNames(plan);
   const { inColumnType } = partsOf(source);
   const name = build.params.add(event.name, 'text');
-  const hash = 'b.published_hash::text AS published_hash';
+  const keyTexts = keys.map((key, n) => carry(`judged.${key}`, factColumn(plan, n), textColumn));
   return {
-    tables: `, published AS MATERIALIZED (
-  SELECT DISTINCT ON (${keys.join(', ')}) ${eventKeys(build, 'b').join(', ')}, ${hash}
+    tables: `, known AS (
+  SELECT true AS is_fact, ${keys.map((key, n) => `${keyTexts[n]} AS ${key}`).join(', ')}, judged.kind,
+         NULL::text AS published_hash, NULL::${source.createdAtType} AS at
+    FROM judged
+  UNION ALL
+  SELECT false, ${event.key.map((payloadKey) => `b.payload ->> '${payloadKey}'`).join(', ')}, NULL, b.published_hash::text,
+         b.created_at
     FROM ${source.name} AS b
-   WHERE b.created_at >= ${inColumnType(before(build, HOT_FROM_MS + EVENT_SLACK_MS))}
-     AND b.event_name = ${name}
-   ORDER BY ${keys.join(', ')}, b.created_at DESC
+   WHERE b.created_at >= ${inColumnType(before(build, HOT_FROM_MS + EVENT_SLACK_MS))} AND b.event_name = ${name}
+), attributed AS (
+  SELECT known.is_fact, ${keys.map((key) => `known.${key}`).join(', ')}, known.kind,
+         first_value(known.published_hash) OVER newest AS published_hash,
+         first_value(known.is_fact) OVER newest AS without_event
+    FROM known
+  WINDOW newest AS (PARTITION BY ${keys.map((key) => `known.${key}`).join(', ')} ORDER BY known.is_fact, known.at DESC)
 )`,
-    joins: `
-  LEFT JOIN published ON ${keys.map((key, n) => `judged.${key} = ${carry(`published.${key}`, textColumn, factColumn(plan, n))}`).join(' AND ')}
+    from: `attributed AS judged
   -- Of the few whose event lies elsewhere in time; an aggregate, so that the planner walks no index by age.
   LEFT JOIN LATERAL (
     SELECT (array_agg(b.published_hash::text ORDER BY b.created_at DESC))[1] AS published_hash
       FROM ${source.name} AS b
-     WHERE published.${keys[0]} IS NULL
-       AND ${event.key.map((payloadKey, n) => `(b.payload ->> '${payloadKey}') = ${carry(`judged.${keys[n]}`, factColumn(plan, n), textColumn)}`).join(' AND ')}
-       AND b.event_name = ${name}) AS elsewhere ON true`,
-    hash: 'coalesce(published.published_hash, elsewhere.published_hash)',
+     WHERE judged.without_event
+       AND ${event.key.map((payloadKey, n) => `(b.payload ->> '${payloadKey}') = judged.${keys[n]}`).join(' AND ')}
+       AND b.event_name = ${name}) AS elsewhere ON true
+ WHERE judged.is_fact`,
+    hash: 'CASE WHEN judged.without_event THEN elsewhere.published_hash ELSE judged.published_hash END',
   };
 }

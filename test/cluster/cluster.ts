@@ -80,10 +80,11 @@ export class Namespace {
     const own = admin.clusters[0]?.cluster;
     if (own === undefined) throw new Error('the kubeconfig names no cluster');
     const server = new URL(own.server);
+    // Behind a proxy its certificate is still that of the API server, which always has this name.
     const cluster =
       through === undefined
         ? own
-        : { ...own, server: (await through(server)).origin, 'tls-server-name': server.hostname };
+        : { ...own, server: (await through(server)).origin, 'tls-server-name': 'kubernetes' };
     const path = join(mkdtempSync(join(tmpdir(), 'counterfoil-kubeconfig-')), 'config');
     writeFileSync(
       path,

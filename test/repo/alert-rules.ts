@@ -16,6 +16,7 @@ export interface Known {
 
 /** What is asked of others: kube-state-metrics, Prometheus itself, and the query that the user gives. */
 const ofOthers: Declared = new Map([
+  ['ALERTS_FOR_STATE', ['installation', 'alertname']],
   ['kube_cronjob_info', ['cronjob']],
   ['kube_cronjob_created', ['cronjob']],
   ['kube_cronjob_spec_suspend', ['cronjob']],

@@ -270,7 +270,7 @@ function thresholds(day: Day): void {
   }
 }
 
-const firing = (day: Day, alertname: string, severity: string, since: number) => {
+export const firing = (day: Day, alertname: string, severity: string, since: number) => {
   day.recorded(
     'ALERTS',
     { alertname, severity, alertstate: 'firing' },

@@ -2,7 +2,18 @@ import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { type DashboardName, names } from '../../dashboards/frame.ts';
 import { type Answer, ask, type BuiltDashboard, type BuiltPanel, readings, shownSeconds } from './ask.ts';
-import { BLIND, GOOD_DAY, goodDay, HERE, INCIDENT, incident, openMetrics, WORST, worst } from './days.ts';
+import {
+  BLIND,
+  firing,
+  GOOD_DAY,
+  goodDay,
+  HERE,
+  INCIDENT,
+  incident,
+  openMetrics,
+  WORST,
+  worst,
+} from './days.ts';
 import { type RunningPrometheus, startPrometheus } from './prometheus.ts';
 
 const allNames = Object.keys(names) as DashboardName[];
@@ -14,6 +25,8 @@ const seconds = (at: string) => Date.parse(at) / 1000;
 
 /** Its exporter answers, and nobody has loaded the rules. */
 const BARE = { namespace: 'counterfoil', installation: 'bare' };
+/** Its rules are evaluated, and its exporter is down. */
+const SILENT = { namespace: 'counterfoil', installation: 'silent' };
 /** On our good day these have the night of the incident: their figures may stand nowhere. */
 const NEIGHBOURS = [
   { namespace: 'counterfoil', installation: 'beside' },
@@ -30,8 +43,16 @@ beforeAll(async () => {
   if (tools === undefined) return;
   const bare = goodDay(BARE, 1);
   for (const key of bare.series.keys()) if (/^(installation:|ALERTS)/.test(key)) bare.series.delete(key);
+  const silent = goodDay(SILENT, 1);
+  for (const key of silent.series.keys()) if (!key.startsWith('installation:')) silent.series.delete(key);
+  firing(silent, 'CounterfoilExporterDown', 'critical', seconds(GOOD_DAY) - 1_800);
   prometheus = await startPrometheus(tools, [
-    openMetrics([goodDay(HERE, 25), bare, ...NEIGHBOURS.map((place) => incident(place, GOOD_DAY, 1))]),
+    openMetrics([
+      goodDay(HERE, 25),
+      bare,
+      silent,
+      ...NEIGHBOURS.map((place) => incident(place, GOOD_DAY, 1)),
+    ]),
     openMetrics([incident()]),
     openMetrics([worst()]),
   ]);
@@ -54,11 +75,16 @@ async function said(name: DashboardName, at: string, change = (panel: BuiltPanel
   return lines;
 }
 
-async function answersOf(name: DashboardName, title: string, at: string): Promise<Answer[]> {
+async function answersOf(
+  name: DashboardName,
+  title: string,
+  at: string,
+  change = (panel: BuiltPanel) => panel,
+): Promise<Answer[]> {
   const dashboard = built(name);
   const panel = dashboard.panels.find((one) => one.title === title);
   if (panel === undefined) throw new Error(`no panel "${title}"`);
-  return await ask(prometheus, dashboard, panel, seconds(at));
+  return await ask(prometheus, dashboard, change(panel), seconds(at));
 }
 
 /** The rows of a table: one for each set of labels, with the value of each query. */
@@ -251,15 +277,23 @@ describe.skipIf(tools === undefined)('on a real Prometheus', () => {
     });
   });
 
+  const of = (installation: string) => (panel: BuiltPanel) => ({
+    ...panel,
+    targets: panel.targets.map((target) => ({
+      ...target,
+      expr: target.expr.replaceAll('$installation', installation),
+    })),
+  });
+
+  test('while the exporter is down every panel says so, and the alert for it is listed', async () => {
+    for (const [title, text] of Object.entries(await said('on-call', GOOD_DAY, of('silent'))))
+      expect(text, title).toContain('NOT MEASURED');
+    const [alerts] = await answersOf('on-call', 'What to do: alerts that fire', GOOD_DAY, of('silent'));
+    expect(alerts?.series.map(({ metric }) => metric.alertname)).toEqual(['CounterfoilExporterDown']);
+  });
+
   test('without the thresholds nothing is judged: no verdict, and no green age', async () => {
-    const bare = (panel: BuiltPanel) => ({
-      ...panel,
-      targets: panel.targets.map((target) => ({
-        ...target,
-        expr: target.expr.replaceAll('$installation', 'bare'),
-      })),
-    });
-    expect(await said('on-call', GOOD_DAY, bare)).toMatchObject({
+    expect(await said('on-call', GOOD_DAY, of('bare'))).toMatchObject({
       Verdict: 'bills = NOT MEASURED',
       'Open discrepancies, by cause': 'open = none',
       'Verified through: age': '',

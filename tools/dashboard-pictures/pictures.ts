@@ -59,7 +59,7 @@ async function main(): Promise<void> {
     await build({
       root: here('.'),
       configFile: false,
-      logLevel: 'warn',
+      logLevel: 'error',
       build: { outDir, emptyOutDir: true, target: 'esnext', chunkSizeWarningLimit: 20_000 },
     });
     await mkdir(join(outDir, 'answers'), { recursive: true });
@@ -75,7 +75,7 @@ async function main(): Promise<void> {
     const server = await preview({
       root: here('.'),
       configFile: false,
-      logLevel: 'warn',
+      logLevel: 'error',
       build: { outDir },
       preview: { host: '127.0.0.1', port: 0, strictPort: false },
     });

@@ -26,6 +26,7 @@ function start(read: (signal: AbortSignal) => Promise<Collected<'events'>>, time
     sink: cache,
     logger: log.logger,
     signal: stop.signal,
+    hangAllowanceMs: 100,
   });
   const ended = collector.run();
   running.push({ stop, ended });
@@ -89,6 +90,20 @@ test('an attempt that does not end counts as failed at once, and no other begins
   // Too late: what it brings is not taken any more, and the next attempt works.
   hang.resolve((set) => set('counterfoil_pending_events', {}, 999));
   await waitFor('the next attempt', async () => begun >= 3 && (await success()) === 1);
+});
+
+test('a loop that hangs for much longer than it may is no longer alive, and comes back when it goes on', async () => {
+  const hang = Promise.withResolvers<Collected<'events'>>();
+  let begun = 0;
+  const { collector, success } = start(async () => {
+    begun += 1;
+    return begun === 1 ? await hang.promise : nothing;
+  }, 20);
+  await waitFor('the failure', async () => (await success()) === 0 && collector.attempted);
+  expect(collector.turns).toBe(true);
+  await waitFor('the hanging', async () => !collector.turns);
+  hang.resolve(nothing);
+  await waitFor('the next turn', async () => collector.turns && (await success()) === 1);
 });
 
 test('the signal tells an attempt that its time is over', async () => {

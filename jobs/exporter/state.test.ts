@@ -107,8 +107,9 @@ describe('findings', () => {
 
   test('are counted for ever: opened, opened again, and resolved', async () => {
     await addCheck(postgres);
+    const state = open();
     const total = async () => {
-      const text = await scrape();
+      const text = await scrape(state);
       return [
         sampleOf(text, 'billing_discrepancy_total', { kind: 'missing' }),
         sampleOf(text, 'counterfoil_findings_resolved_total'),
@@ -132,6 +133,8 @@ describe('findings', () => {
     await become('open', 1);
     expect(await total()).toEqual([2, 1]);
     await become('resolved', 1);
+    expect(await total()).toEqual([2, 2]);
+    await become('waived', 1);
     expect(await total()).toEqual([2, 2]);
   });
 

@@ -77,6 +77,8 @@ export class StateCollection {
   readonly #installation: string;
   readonly #statementTimeoutMs: number;
   readonly #replayed = new ReplayedCounter();
+  /** Findings resolved, by check: the most there ever were, since a waiver may take one out of the count. */
+  readonly #resolved = new Map<string, number>();
 
   constructor(
     database: Database,
@@ -105,7 +107,14 @@ export class StateCollection {
       { signal, statementTimeoutMs: this.#statementTimeoutMs },
     );
     return (set) => {
-      for (const check of state.checks) setCheck(set, check, state);
+      for (const check of state.checks) {
+        setCheck(set, check, state);
+        const { name } = check;
+        const totals = state.totals.filter(({ check_name: of }) => of === name);
+        const resolved = Math.max(this.#resolved.get(name) ?? 0, sum(totals.map((one) => one.resolved)));
+        this.#resolved.set(name, resolved);
+        set('counterfoil_findings_resolved_total', { check: name }, resolved);
+      }
       for (const job of state.jobs) setJob(set, job);
       setReplay(set, state);
       setRequests(set, state);
@@ -165,8 +174,6 @@ function setCheck(set: Set, { name: check, ...row }: CheckRow, state: State): vo
     const totals = state.totals.find((one) => one.check_name === check && one.kind === kind);
     set('billing_discrepancy_total', { check, kind }, totals?.opened ?? 0);
   }
-  const resolved = state.totals.filter(({ check_name: of }) => of === check);
-  set('counterfoil_findings_resolved_total', { check }, sum(resolved.map((one) => one.resolved)));
   const person = state.forAPerson.find(({ check_name: of }) => of === check);
   set('counterfoil_findings_for_a_person', { check }, person?.findings ?? 0);
   setMoney(set, check, open);

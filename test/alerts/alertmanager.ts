@@ -13,12 +13,16 @@ import type { InhibitRule } from './inhibition.ts';
 export type Labels = Readonly<Record<string, string>>;
 
 export interface RunningAlertmanager {
+  /** Its address, as host and port. */
+  readonly address: string;
   /** Gives it the alerts that fire now, as Prometheus does; what is left out is resolved. */
   fire(alerts: readonly Labels[]): Promise<void>;
   /** Labels of what was sent to the pager, once for each time. */
   readonly pages: readonly Labels[];
-  /** The same of everything that is sent, whatever inhibits it: tickets. */
+  /** The same of what was sent as a ticket. */
   readonly tickets: readonly Labels[];
+  /** What was written in either, by name of the alert. */
+  readonly descriptions: ReadonlyMap<string, string>;
   stop(): Promise<void>;
 }
 
@@ -29,10 +33,16 @@ export async function startAlertmanager(
 ): Promise<RunningAlertmanager> {
   const pages: Labels[] = [];
   const tickets: Labels[] = [];
+  const descriptions = new Map<string, string>();
   const webhook = await listen((url, body) => {
-    const { alerts } = JSON.parse(body) as { alerts: { status: string; labels: Labels }[] };
-    for (const { status, labels } of alerts)
-      if (status === 'firing') (url === '/page' ? pages : tickets).push(labels);
+    const { alerts } = JSON.parse(body) as {
+      alerts: { status: string; labels: Labels; annotations: Labels }[];
+    };
+    for (const { status, labels, annotations } of alerts) {
+      if (status !== 'firing') continue;
+      (url === '/page' ? pages : tickets).push(labels);
+      descriptions.set(labels.alertname ?? '', annotations.description ?? '');
+    }
   });
   const folder = await mkdtemp(join(tmpdir(), 'counterfoil-alertmanager-'));
   const config = join(folder, 'alertmanager.yml');
@@ -76,11 +86,13 @@ export async function startAlertmanager(
     log += chunk.toString();
   });
   const url = `http://127.0.0.1:${port}`;
-  await ready(url, child, () => log);
+  await ready(`${url}/-/ready`, child, () => log);
   let before: readonly Labels[] = [];
   return {
+    address: `127.0.0.1:${port}`,
     pages,
     tickets,
+    descriptions,
     async fire(alerts) {
       const now = new Date();
       const still = new Set(alerts.map(keyOf));
@@ -122,7 +134,7 @@ async function listen(received: (url: string, body: string) => void): Promise<Se
   return server;
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const port = portOf(server);
@@ -131,12 +143,11 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-async function ready(url: string, child: ChildProcess, log: () => string): Promise<void> {
+export async function ready(url: string, child: ChildProcess, log: () => string): Promise<void> {
   const deadline = Date.now() + 60_000;
   for (;;) {
-    if (child.exitCode !== null || Date.now() > deadline)
-      throw new Error(`Alertmanager did not start: ${log()}`);
-    const answered = await fetch(`${url}/-/ready`).then(
+    if (child.exitCode !== null || Date.now() > deadline) throw new Error(`it did not start: ${log()}`);
+    const answered = await fetch(url).then(
       ({ ok }) => ok,
       () => false,
     );

@@ -54,7 +54,7 @@ test('builds it with Go where PATH has none, once', async () => {
   const log = join(folder, 'calls');
   await program(
     'go',
-    `echo "$PWD $*" >> ${log}; /bin/mkdir -p "$(/usr/bin/dirname "$3")"; echo built > "$3"`,
+    `echo "$PWD $*" >> ${log}; /bin/mkdir -p "$(/usr/bin/dirname "$4")"; echo built > "$4"`,
   );
   const built = join(modules, 'promtool/bin/promtool');
   expect(await find('promtool')).toBe(built);

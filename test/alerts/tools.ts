@@ -100,7 +100,7 @@ const isFit = ([major, minor]: readonly [number, number], [least, lesser]: reado
 async function build(go: string, tool: Tool, built: string): Promise<string> {
   // Under another name until it is whole: two test runs may build at once.
   const unfinished = `${built}.${process.pid}`;
-  await run(go, ['build', '-o', unfinished, tool.package], {
+  await run(go, ['build', '-trimpath', '-o', unfinished, tool.package], {
     cwd: join(built, '..', '..'),
     maxBuffer: 64 * 1024 * 1024,
   });

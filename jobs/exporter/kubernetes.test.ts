@@ -285,29 +285,53 @@ describe('an abort', () => {
 });
 
 describe('a router that fails', () => {
-  const said = (ago: number) => ({
+  const said = (ago: number, count = 4, reason = 'TrafficRoutingError') => ({
     metadata: { uid: 'event-1', name: 'shop.1', creationTimestamp: kubeTime(since) },
-    reason: 'TrafficRoutingError',
+    reason,
+    count,
     lastTimestamp: kubeTime(Date.now() - ago),
   });
+  const changed = (ago: number, more = {}) =>
+    rolloutObject({
+      status: {
+        ...more,
+        conditions: [{ type: 'Progressing', status: 'True', lastUpdateTime: kubeTime(Date.now() - ago) }],
+      },
+    });
 
-  it('is shown while the controller says so, and not when it has got past it, or said so long ago', async () => {
+  it('is shown while the controller says so, and not when it has got past it', async () => {
     putCanary(server, since);
     await watch();
     await shows('counterfoil_rollout_router_error', {}, 0);
     server.put(paths.events, said(2_000));
     await shows('counterfoil_rollout_router_error', {}, 1);
-    server.put(
-      paths.rollouts,
-      rolloutObject({
-        status: { conditions: [{ type: 'Paused', status: 'True', lastUpdateTime: kubeTime(Date.now()) }] },
-      }),
-    );
+    server.put(paths.rollouts, changed(0));
     await shows('counterfoil_rollout_router_error', {}, 0);
-    server.put(paths.rollouts, rolloutObject());
+  });
+
+  it('is shown for as long as the weight of the step is not set, though no more is said of it', async () => {
+    putCanary(server, since);
+    await watch();
+    // At the step of 10 % with 1 %, said in the second of the last change and an hour ago.
+    server.put(paths.rollouts, changed(3_600_000, { currentStepIndex: 2 }));
+    server.put(paths.events, said(3_600_000, 1));
     await shows('counterfoil_rollout_router_error', {}, 1);
-    server.put(paths.events, said(3_600_000));
+    const canary = { weights: { canary: { weight: 10 } } };
+    server.put(paths.rollouts, changed(3_600_000, { currentStepIndex: 2, canary }));
     await shows('counterfoil_rollout_router_error', {}, 0);
+  });
+
+  it.each([
+    ['a conflict that was over at once', said(2_000, 1)],
+    ['one that was long ago', said(3_600_000)],
+    ['another complaint', said(2_000, 4, 'MetricFailed')],
+  ])('is not shown for %s while the weight is right', async (_, event) => {
+    putCanary(server, since);
+    server.put(paths.events, event);
+    await watch();
+    await shows('counterfoil_rollout_router_error', {}, 0);
+    server.put(paths.events, said(2_000));
+    await shows('counterfoil_rollout_router_error', {}, 1);
   });
 
   it('cannot be seen without the right to read Events, which costs no other series', async () => {

@@ -15,7 +15,7 @@ import { type Pod, readPod } from './pods-read.ts';
 import { RestartCounter } from './pods-restarts.ts';
 import { setPodSeries } from './pods-series.ts';
 import { hashLabel, type ReplicaSet, type Rollout, readReplicaSet, readRollout } from './rollout-read.ts';
-import { readEventTime, routerErrorReason } from './rollout-router.ts';
+import { type RouterError, readRouterError } from './rollout-router.ts';
 import { canaryStartedAt, setRolloutSeries, viewOf } from './rollout-series.ts';
 
 /** Changes come in flocks: a pod that starts is five of them. */
@@ -74,7 +74,7 @@ class GuardedRollout {
   readonly #rollouts = new Part<Rollout>();
   readonly #replicaSets = new Part<ReplicaSet>();
   readonly #runs = new Part<AnalysisRun>();
-  readonly #routerErrors = new Part<number>();
+  readonly #routerErrors = new Part<RouterError>();
   readonly #pods = new Part<Pod>();
   readonly #restarts = new RestartCounter(Date.now());
   #repairs: AbortRepairs | undefined;
@@ -136,7 +136,7 @@ class GuardedRollout {
     const argo = `/apis/argoproj.io/v1alpha1/namespaces/${namespace}`;
     const ofRollouts = { labelSelector: hashLabel };
     const named = `metadata.name=${this.#name}`;
-    const said = `involvedObject.kind=Rollout,involvedObject.name=${this.#name},reason=${routerErrorReason}`;
+    const said = `involvedObject.kind=Rollout,involvedObject.name=${this.#name},type=Warning`;
     const start = <Kept>(
       part: Part<Kept>,
       kind: { name: string; path: string; query: Query; keep: (object: unknown) => Kept | undefined },
@@ -164,7 +164,7 @@ class GuardedRollout {
         name: 'events',
         path: `/api/v1/namespaces/${namespace}/events`,
         query: { fieldSelector: said },
-        keep: readEventTime,
+        keep: readRouterError,
       }),
     ];
   }

@@ -17,6 +17,8 @@ export interface Rollout extends ObjectHead {
   readonly steps: number;
   /** Per cent that the canary is meant to get now. */
   readonly weight: number;
+  /** Per cent by the step that it is at. */
+  readonly weightDue: number;
   readonly aborted: boolean;
   /** When the controller saw the abort; it comes a moment after `aborted`. */
   readonly abortedAt: number | undefined;
@@ -115,6 +117,7 @@ export function readRollout(object: unknown): Rollout | undefined {
     step: status?.currentStepIndex,
     steps: steps.length,
     weight: weightOf(parsed.data),
+    weightDue: weightDueOf(parsed.data),
     aborted: status?.abort === true,
     abortedAt: status?.abortedAt,
     timedOut: conditions.some(({ reason }) => reason === 'ProgressDeadlineExceeded'),
@@ -159,18 +162,26 @@ function reasonsOf({ spec, status }: Shape): PauseReason[] {
  * With a router, what the controller last set; without one there is no weight, and the step says which share of the
  * pods it is working towards.
  */
-function weightOf({ spec, status }: Shape): number {
-  const { stableRS, currentPodHash } = status ?? {};
+function weightOf(rollout: Shape): number {
+  const routing = rollout.spec?.strategy?.canary?.trafficRouting;
+  if (routing === undefined) return weightDueOf(rollout);
+  const { canary, stableRS, currentPodHash } = rollout.status ?? {};
   if (stableRS === undefined || stableRS === currentPodHash) return 0;
-  const routing = spec?.strategy?.canary?.trafficRouting;
-  if (routing !== undefined)
-    return ((status?.canary?.weights?.canary?.weight ?? 0) * 100) / (routing.maxTrafficWeight ?? 100);
-  if (status?.abort === true) return 0;
-  const steps = spec?.strategy?.canary?.steps ?? [];
-  const reached = status?.currentStepIndex ?? 0;
-  if (reached >= steps.length) return 100;
-  return steps.slice(0, reached + 1).findLast(({ setWeight }) => setWeight !== undefined)?.setWeight ?? 0;
+  return perCent(rollout, canary?.weights?.canary?.weight ?? 0);
 }
+
+function weightDueOf(rollout: Shape): number {
+  const { stableRS, currentPodHash, abort, currentStepIndex } = rollout.status ?? {};
+  if (stableRS === undefined || stableRS === currentPodHash || abort === true) return 0;
+  const steps = rollout.spec?.strategy?.canary?.steps ?? [];
+  const reached = currentStepIndex ?? 0;
+  if (reached >= steps.length) return 100;
+  const last = steps.slice(0, reached + 1).findLast(({ setWeight }) => setWeight !== undefined);
+  return perCent(rollout, last?.setWeight ?? 0);
+}
+
+const perCent = ({ spec }: Shape, weight: number): number =>
+  (weight * 100) / (spec?.strategy?.canary?.trafficRouting?.maxTrafficWeight ?? 100);
 
 const replicaSetShape = z.object({
   metadata: z.object({ labels: z.object({ [hashLabel]: z.string().min(1) }) }),

@@ -5,14 +5,14 @@ import { abortingMetric, currentRuns } from './analysis-current.ts';
 import { type AnalysisRun, analysisPhases } from './analysis-read.ts';
 import type { RolloutView, SetSeries } from './collection.ts';
 import { canaryOf, pauseReasons, type ReplicaSet, type Rollout } from './rollout-read.ts';
-import { hasRouterError } from './rollout-router.ts';
+import { hasRouterError, type RouterError } from './rollout-router.ts';
 
 export interface RolloutKnowledge {
   readonly rollout: Rollout;
   readonly replicaSets: readonly ReplicaSet[];
   readonly runs: readonly AnalysisRun[];
-  /** When the controller last failed at the router; undefined where we may not read Events. */
-  readonly routerErrors: readonly number[] | undefined;
+  /** What the controller said of the router; undefined where we may not read Events. */
+  readonly routerErrors: readonly RouterError[] | undefined;
   /** Whether the abort of now was said to be for want of progress. */
   readonly timedOut: boolean;
   readonly repair: AbortRepair | undefined;

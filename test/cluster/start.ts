@@ -1,6 +1,6 @@
 /** `npm run test:cluster`: says in one line what is missing, else runs the tests that need a real cluster. */
 import { spawnSync } from 'node:child_process';
-import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
 
 function missing(): string | undefined {
   if ((process.env.KUBECONFIG ?? '') === '')
@@ -21,7 +21,7 @@ if (problem !== undefined) {
   process.stderr.write(`${problem}\n`);
   process.exitCode = 1;
 } else {
-  const vitest = createRequire(import.meta.url).resolve('vitest/vitest.mjs');
+  const vitest = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
   const { status } = spawnSync(
     process.execPath,
     [vitest, 'run', '--project', 'cluster', ...process.argv.slice(2)],

@@ -49,6 +49,8 @@ export function ruleProblems(folder: string, known: Known): string[] {
     for (const line of annotations?.description?.split('\n') ?? []) {
       const answer = answers.find((start) => line.startsWith(start));
       if (answer === undefined || !shared.has(answer)) continue;
+      // Where the exporter is gone there is no pod to look from.
+      if (answer === 'Look: ' && alert === 'CounterfoilExporterDown') continue;
       const first = sharedLines.get(answer) ?? line;
       sharedLines.set(answer, first);
       if (first !== line)

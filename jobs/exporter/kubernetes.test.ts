@@ -1,7 +1,8 @@
 /** What a scrape shows of a Rollout, and when it shows nothing. */
+import { readFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { waitFor } from '../../test/builders/wait-for.ts';
-import { refuse, TestApiServer } from '../../test/kubernetes/api-server.ts';
+import { type ApiObject, refuse, TestApiServer } from '../../test/kubernetes/api-server.ts';
 import {
   abortedStatus,
   kubeTime,
@@ -340,6 +341,77 @@ describe('a router that fails', () => {
     await watch();
     await shows('counterfoil_rollout_weight', {}, 1);
     expect(await watching?.value('counterfoil_rollout_router_error')).toBeUndefined();
+  });
+});
+
+describe('what Argo Rollouts 1.9.1 wrote on a real cluster', () => {
+  type Recorded = Record<'rollouts' | 'analysisruns' | 'replicasets' | 'pods' | 'events', ApiObject[]>;
+  async function replay(stage: string): Promise<void> {
+    const text = await readFile(
+      new URL(`../../test/kubernetes/recorded/${stage}.json`, import.meta.url),
+      'utf8',
+    );
+    const { rollouts, analysisruns, replicasets, pods, events } = JSON.parse(text) as Recorded;
+    for (const [path, objects] of [
+      [paths.runs, analysisruns],
+      [paths.replicaSets, replicasets],
+      [paths.pods, pods],
+      [paths.events, events],
+      [paths.rollouts, rollouts],
+    ] as const)
+      for (const object of objects) server.put(path, object);
+    await watch();
+  }
+  const stable = '675d9894dd';
+  const bad = '77578cbcfc';
+  const analysis = { analysis: 'background', published_hash: bad, metric: 'fault' };
+
+  it('is read of a healthy rollout', async () => {
+    await replay('healthy');
+    await shows('counterfoil_rollout_phase', { phase: 'Healthy' }, 1);
+    await shows('counterfoil_rollout_version', { role: 'stable', published_hash: stable }, 1);
+    await shows('counterfoil_rollout_version', { role: 'canary' }, undefined);
+    await shows('counterfoil_rollout_weight', {}, 0);
+    await shows('counterfoil_rollout_step', {}, 4);
+    await shows('counterfoil_service_pods', { published_hash: stable, ready: 'yes' }, 1);
+  });
+
+  it('is read of a canary that is judged', async () => {
+    await replay('canary');
+    await shows('counterfoil_rollout_weight', {}, 1);
+    await shows('counterfoil_rollout_paused', { reason: 'step' }, 1);
+    await shows(
+      'counterfoil_rollout_started_timestamp_seconds',
+      {},
+      Date.parse('2026-11-27T22:45:07Z') / 1000,
+    );
+    await shows('counterfoil_analysis_measurement', analysis, 0);
+    await shows('counterfoil_analysis_limit', analysis, 0.5);
+    await shows('counterfoil_analysis_measurement', { ...analysis, metric: 'beats' }, 42);
+    await shows('counterfoil_analysis_phase', { ...analysis, phase: 'Running' }, 1);
+  });
+
+  it('is read of an abort', async () => {
+    await replay('aborted');
+    await shows('counterfoil_rollout_aborted', {}, 1);
+    await shows('counterfoil_rollout_weight', {}, 0);
+    await shows('counterfoil_rollout_abort_info', { published_hash: bad, metric: 'fault' }, 1);
+    await shows(
+      'counterfoil_rollout_aborted_timestamp_seconds',
+      {},
+      Date.parse('2026-11-27T22:45:23Z') / 1000,
+    );
+    await shows('counterfoil_analysis_measurement', analysis, 1);
+    await shows('counterfoil_analysis_phase', { ...analysis, phase: 'Failed' }, 1);
+    await shows('counterfoil_rollout_router_error', {}, 0);
+  });
+
+  it('is read of a router that is not there', async () => {
+    await replay('router-error');
+    await shows('counterfoil_rollout_router_error', {}, 1);
+    await shows('counterfoil_rollout_phase', { phase: 'Progressing' }, 1);
+    // The analysis of the version before is nobody's any more.
+    await shows('counterfoil_analysis_measurement', {}, undefined);
   });
 });
 

@@ -145,31 +145,34 @@ interface RequestRow {
 }
 
 export interface ReadProgress extends RepairProgress {
-  /** Where the range of the replay ends, as text in UTC; the verification takes the same. */
+  /** The range of the replay, as text in UTC; the verification takes the same. */
+  readonly from: string | undefined;
   readonly to: string | undefined;
 }
 
-/** All that tells where the repair stands; nothing but counts. */
+/** All that tells where the repair stands; nothing but counts. Index discrepancies_unsettled. */
 export const readProgress = async (
   database: Database,
   installation: string,
   { abort }: NotedAbort,
 ): Promise<ReadProgress> =>
   await database.read(async (transaction) => {
-    const [row] = await transaction.query<ProgressRow & { readonly to: string | null }>(
+    const [row] = await transaction.query<
+      ProgressRow & { readonly from: string | null; readonly to: string | null }
+    >(
       `-- exporter: readProgress
        WITH asked AS MATERIALIZED (
          SELECT id, kind, status, requested_at, finished_at, (scope ->> 'from')::timestamptz AS from_at,
-                (scope ->> 'to')::timestamptz AS to_at, scope ->> 'published_hash' AS hash, scope ->> 'to' AS to_text
+                (scope ->> 'to')::timestamptz AS to_at, scope ->> 'published_hash' AS hash,
+                scope ->> 'from' AS from_text, scope ->> 'to' AS to_text
            FROM requests WHERE kind IN ('replay', 'verify') AND scope -> 'abort' = $1::jsonb
        ), own AS (
          SELECT min(from_at) AS from_at, max(to_at) AS to_at, max(hash) AS hash FROM asked
        ), standing AS (
          SELECT count(*) FILTER (WHERE d.status = 'suspected')::integer AS suspected,
-                count(*) FILTER (WHERE d.status IN ('open', 'acknowledged'))::integer AS open,
-                max(d.resolved_at) FILTER (WHERE d.status = 'resolved') AS last_resolved_at
+                count(*) FILTER (WHERE d.status <> 'suspected')::integer AS open
            FROM own, discrepancies AS d JOIN checks AS c ON c.name = d.check_name
-          WHERE c.installation = $2::text AND d.status IN ('suspected', 'open', 'acknowledged', 'resolved')
+          WHERE c.installation = $2::text AND d.status IN ('suspected', 'open', 'acknowledged')
             AND d.fact_at >= own.from_at AND d.fact_at < own.to_at
             -- A bill whose event was never written is nobody's: it counts for whoever was there.
             AND (own.hash IS NULL OR d.published_hash IS NULL OR d.published_hash = own.hash)
@@ -179,8 +182,16 @@ export const readProgress = async (
                  FROM asked WHERE kind = 'replay' ORDER BY id LIMIT 1) AS replay,
               (SELECT jsonb_build_object('status', status, 'requested_at', requested_at, 'finished_at', finished_at)
                  FROM asked WHERE kind = 'verify' ORDER BY id LIMIT 1) AS verify,
+              (SELECT from_text FROM asked WHERE kind = 'replay' ORDER BY id LIMIT 1) AS "from",
               (SELECT to_text FROM asked WHERE kind = 'replay' ORDER BY id LIMIT 1) AS "to",
-              s.suspected, s.open, s.last_resolved_at,
+              s.suspected, s.open,
+              -- Resolved findings pile up and have no index: they are only read when nothing stands any more.
+              CASE WHEN s.suspected + s.open = 0 AND EXISTS (SELECT FROM asked WHERE kind = 'verify' AND status = 'done')
+                   THEN (SELECT max(d.resolved_at) FROM own, discrepancies AS d JOIN checks AS c ON c.name = d.check_name
+                          WHERE c.installation = $2::text AND d.status = 'resolved'
+                            AND d.fact_at >= own.from_at AND d.fact_at < own.to_at
+                            AND (own.hash IS NULL OR d.published_hash IS NULL OR d.published_hash = own.hash))
+                   END AS last_resolved_at,
               (SELECT count(*) FROM asked AS q JOIN replay_events AS r ON r.request_id = q.id
                 WHERE r.status = 'parked')::integer AS parked,
               coalesce((SELECT bool_and(coalesce(c.verified_through >= own.to_at, false))
@@ -195,6 +206,7 @@ export const readProgress = async (
       now: Date.parse(row.now),
       replay: progressOf(row.replay),
       verify: progressOf(row.verify),
+      from: row.from ?? undefined,
       to: row.to ?? undefined,
       suspected: row.suspected,
       open: row.open,

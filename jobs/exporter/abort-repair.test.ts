@@ -24,6 +24,7 @@ let server: TestApiServer;
 let watchings: Watching[];
 /** When the canary began: an hour ago. */
 let since: number;
+let tests = 0;
 
 beforeAll(async () => {
   database = await createTestDatabase();
@@ -32,6 +33,7 @@ beforeAll(async () => {
 beforeEach(async () => {
   server = await TestApiServer.start();
   watchings = [];
+  tests += 1;
   since = Math.floor((Date.now() - 3_600_000) / 1000) * 1000;
 });
 afterEach(async () => {
@@ -54,7 +56,7 @@ async function watch(
   watchings.push(watching);
   return watching;
 }
-const installation = () => `i${since}`;
+const installation = () => `test-${tests}`;
 
 interface RequestRow {
   readonly id: string;
@@ -180,6 +182,8 @@ describe('after an abort', () => {
     const [replay, verify] = await requests();
     expect(verify?.kind).toBe('verify');
     expect(verify?.scope).toEqual(replay?.scope);
+    // Although the abort was there before the exporter, and the pods gone.
+    expect(Date.parse(replay?.scope.from ?? '')).toBe(since - 60_000);
   });
 
   it('each is asked for once, by two exporters at once and after a restart', async () => {

@@ -65,6 +65,8 @@ export class AbortRepairs {
   #state: { readonly repair: AbortRepair; readonly readAt: number } | undefined;
   readonly #said = new Set<string>();
   #failing = false;
+  /** Whether it was said that no Event can be made. */
+  #mute = false;
   #wake = new AbortController();
 
   constructor(context: AbortRepairContext) {
@@ -169,7 +171,7 @@ export class AbortRepairs {
       const to = pods?.gone === false ? untilAbort : progress.to;
       const made = await requestRepair(database, installation, {
         kind: asked,
-        noted,
+        noted: { abort, from: progress.from ?? noted.from },
         to,
         byHash: events?.hasHash === true,
       });
@@ -193,13 +195,15 @@ export class AbortRepairs {
       const { name, ...body } = event;
       await this.#context.say(body);
       this.#said.add(name);
+      this.#mute = false;
       logger.info(
         { rollout: abort.rollout, hash: abort.hash, state: repair.state },
         'the repair was told on the rollout',
       );
     } catch (error) {
       // The Event is a courtesy: metrics say the same.
-      if (!this.#failing) logger.warn({ err: error }, 'an Event could not be made on the rollout');
+      if (!this.#mute) logger.warn({ err: error }, 'an Event could not be made on the rollout: trying again');
+      this.#mute = true;
     }
   }
 }

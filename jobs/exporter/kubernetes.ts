@@ -4,7 +4,7 @@
  * that half of the truth is never shown as all of it.
  */
 import type { Logger } from '../runtime/logger.ts';
-import { AbortRepairs } from './abort-repair.ts';
+import { AbortRepairs, type VersionPods } from './abort-repair.ts';
 import type { AbortRepair } from './abort-state.ts';
 import { type AnalysisRun, readAnalysisRun } from './analysis-read.ts';
 import type { CollectionSink, RolloutView, Watches } from './collection.ts';
@@ -352,15 +352,15 @@ class GuardedRollout {
     await this.#repairs.run();
   }
 
-  #podsOf(hash: string): { startedAt: number | undefined; gone: boolean; promoted: boolean } | undefined {
-    if (!this.#usable('rollout') || !this.#usable('pods')) return undefined;
+  #podsOf(hash: string): VersionPods | undefined {
     const [rollout] = this.#rollouts.values();
+    if (!this.#usable('rollout')) return undefined;
     const replicaSets = this.#replicaSets.values();
     const meant = replicaSets.find((one) => one.hash === hash && one.owner === rollout?.uid);
     const left = this.#pods.values().some((pod) => pod.hash === hash && !pod.finished);
     return {
       startedAt: rollout === undefined ? undefined : canaryStartedAt(rollout, replicaSets, hash),
-      gone: !left && (meant?.replicas ?? 0) === 0,
+      gone: this.#usable('pods') && !left && (meant?.replicas ?? 0) === 0,
       promoted: rollout?.stableHash === hash,
     };
   }

@@ -49,6 +49,9 @@ const badCanary = {
   [canary]: '1x17 _x600',
   [restarts('c1')]: '0x7 1x2 3x2 4x600',
   [aborted]: '0x17 1x600',
+  [exporter('counterfoil_rollout_aborted_timestamp_seconds', rollout)]: '_x17 260x600',
+  [exporter('counterfoil_rollout_abort_info', `${rollout},${of('c1')},metric="billing-errors"`)]:
+    '_x17 1x600',
   [open('event_pending')]: '0x60 30x40 0x500',
   [overdue]: '0x50 30x20 0x500',
 };

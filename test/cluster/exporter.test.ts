@@ -312,6 +312,8 @@ describe('pods and rollouts that come and go', () => {
     await service.release('v10');
     await exporter.shows('counterfoil_rollout_router_error', label, 1, 60);
     await namespace.apply(traefikService);
+    // What the controller did not find it looks for again at its next resync, 15 min later, or when the Rollout changes.
+    await namespace.kubectl('annotate', 'rollout', ROLLOUT, 'counterfoil.test/look=again');
     await service.atWeight(1);
     await exporter.shows('counterfoil_rollout_router_error', label, 0, 30);
   });

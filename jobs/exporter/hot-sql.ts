@@ -56,7 +56,17 @@ const billTypes = {
   currency_low: 'text',
   currency_high: 'text',
 } as const;
-const billNames = Object.keys(billTypes);
+type BillName = keyof typeof billTypes;
+const billNames = Object.keys(billTypes) as BillName[];
+
+/** Those of them that this check compares: the others are the same for every key, and need not be sorted along. */
+function comparedNames({ check: { ledger } }: InspectedCheck): readonly BillName[] {
+  return [
+    'rows',
+    ...(ledger.amount === null ? [] : (['net', 'low', 'high', 'without_amount'] as const)),
+    ...(ledger.currency === null ? [] : (['without_currency', 'currency_low', 'currency_high'] as const)),
+  ];
+}
 
 /**
  * The facts of the last minutes, counted per version. Facts meet their bills, and their events, by sorting both together
@@ -79,6 +89,9 @@ export function hotFacts(
   const near = (alias: string) => timeRange(build, plan.ledger, check.ledger, alias, nearFrom, nearUntil);
   const keyList = keys.map((key) => `fact.${key}`).join(', ');
   const versions = versionOf(build, source);
+  const compared = comparedNames(plan);
+  const constant = (name: BillName) =>
+    `${name.startsWith('without_') ? '0' : 'NULL'}::${billTypes[name]} AS ${name}`;
   return {
     text: `-- exporter: hotFacts; index on facts at, ledger at, ledger key, events created_at, events payload key
 WITH fact AS MATERIALIZED (
@@ -97,22 +110,22 @@ WITH fact AS MATERIALIZED (
 ), together AS (
   SELECT ${keys.map((key, n) => `${carry(`fact.${key}`, factColumn(plan, n), ledgerColumn(plan, n))} AS bill_${key}`).join(', ')},
          true AS is_fact, ${keyList}, fact.amount, fact.currency,
-         ${billNames.map((name) => `NULL::${billTypes[name as keyof typeof billTypes]} AS ${name}`).join(', ')}
+         ${compared.map((name) => `NULL::${billTypes[name]} AS ${name}`).join(', ')}
     FROM fact
   UNION ALL
   SELECT ${keys.map((key) => `near.${key}`).join(', ')}, false,
          ${keys.map((_, n) => `NULL::${typeOf(plan.facts, check.facts.key[n] ?? '')}`).join(', ')}, NULL::numeric, NULL::text,
-         ${billNames.map((name) => `near.${name}`).join(', ')}
+         ${compared.map((name) => `near.${name}`).join(', ')}
     FROM near
 ), met AS (
   SELECT together.is_fact, ${keys.map((key) => `together.${key}`).join(', ')}, together.amount, together.currency,
-         ${billNames.map((name) => `max(together.${name}) OVER same AS ${name}`).join(', ')}
+         ${compared.map((name) => `max(together.${name}) OVER same AS ${name}`).join(', ')}
     FROM together
   WINDOW same AS (PARTITION BY ${keys.map((key) => `together.bill_${key}`).join(', ')})
 ), looked AS MATERIALIZED (
   SELECT ${keyList}, fact.amount, fact.currency, ${verdict(build)} IS NOT NULL AS suspect
     FROM met AS fact
-   CROSS JOIN LATERAL (SELECT ${billNames.map((name) => `fact.${name}`).join(', ')}) AS bill
+   CROSS JOIN LATERAL (SELECT ${billNames.map((name) => (compared.includes(name) ? `fact.${name}` : constant(name))).join(', ')}) AS bill
    WHERE fact.is_fact
 ), judged AS (
   SELECT ${keyList}, NULL::text AS kind FROM looked AS fact WHERE NOT fact.suspect
@@ -225,22 +238,25 @@ function versionOf(
          b.created_at
     FROM ${source.name} AS b
    WHERE b.created_at >= ${inColumnType(before(build, HOT_FROM_MS + EVENT_SLACK_MS))} AND b.event_name = ${name}
-), attributed AS (
+), attributed AS MATERIALIZED (
   SELECT known.is_fact, ${keys.map((key) => `known.${key}`).join(', ')}, known.kind,
          first_value(known.published_hash) OVER newest AS published_hash,
          first_value(known.is_fact) OVER newest AS without_event
     FROM known
   WINDOW newest AS (PARTITION BY ${keys.map((key) => `known.${key}`).join(', ')} ORDER BY known.is_fact, known.at DESC)
 )`,
-    from: `attributed AS judged
-  -- Of the few whose event lies elsewhere in time; an aggregate, so that the planner walks no index by age.
-  LEFT JOIN LATERAL (
-    SELECT (array_agg(b.published_hash::text ORDER BY b.created_at DESC))[1] AS published_hash
-      FROM ${source.name} AS b
-     WHERE judged.without_event
-       AND ${event.key.map((payloadKey, n) => `(b.payload ->> '${payloadKey}') = judged.${keys[n]}`).join(' AND ')}
-       AND b.event_name = ${name}) AS elsewhere ON true
- WHERE judged.is_fact`,
-    hash: 'CASE WHEN judged.without_event THEN elsewhere.published_hash ELSE judged.published_hash END',
+    from: `(
+    SELECT a.published_hash, a.kind FROM attributed AS a WHERE a.is_fact AND NOT a.without_event
+    UNION ALL
+    -- Of the few whose event lies elsewhere in time; an aggregate, so that the planner walks no index by age.
+    SELECT elsewhere.published_hash, a.kind
+      FROM attributed AS a
+      LEFT JOIN LATERAL (
+        SELECT (array_agg(b.published_hash::text ORDER BY b.created_at DESC))[1] AS published_hash
+          FROM ${source.name} AS b
+         WHERE ${event.key.map((payloadKey, n) => `(b.payload ->> '${payloadKey}') = a.${keys[n]}`).join(' AND ')}
+           AND b.event_name = ${name}) AS elsewhere ON true
+     WHERE a.is_fact AND a.without_event) AS judged`,
+    hash: 'judged.published_hash',
   };
 }

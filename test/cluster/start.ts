@@ -11,6 +11,8 @@ function missing(): string | undefined {
     return 'the cluster that KUBECONFIG names does not answer: is it up, and can it be reached from here?';
   if (kubectl('get', 'crd', 'rollouts.argoproj.io').status !== 0)
     return 'the cluster has no Argo Rollouts: install it (CONTRIBUTING.md, "A cluster")';
+  if (kubectl('argo', 'rollouts', 'version').status !== 0)
+    return 'kubectl has no plugin argo rollouts: put kubectl-argo-rollouts on the PATH';
   if (kubectl('get', 'crd', 'traefikservices.traefik.io').status !== 0)
     return 'the cluster has no Traefik: install it (CONTRIBUTING.md, "A cluster")';
   return undefined;

@@ -1,4 +1,7 @@
-/** Every block of every runbook, run: SQL by a person's login on a migrated database, commands in the image's folder. */
+/**
+ * Every block of every runbook, run: SQL by a person's login on a migrated database, commands in the image's folder. The
+ * kubectl around them runs on a cluster: test/cluster/runbooks.test.ts.
+ */
 import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -115,6 +115,20 @@ export function healthyTrace({ days, sampleSeconds, lossAtHour }: TraceOptions):
     exporter('counterfoil_job_runs_since_success', labels, (t) =>
       period < 4 * HOUR && t % DAY >= 7 * HOUR && t % DAY < 7 * HOUR + period ? 1 : 0,
     );
+    for (const outcome of ['succeeded', 'skipped', 'failed', 'refused'])
+      exporter('counterfoil_job_last_outcome', `${labels},outcome="${outcome}"`, (t) => {
+        const ended =
+          t % DAY >= 3 * HOUR && t % DAY < 3 * HOUR + 1_200
+            ? 'skipped'
+            : period < 4 * HOUR && t % DAY >= 7 * HOUR && t % DAY < 7 * HOUR + period
+              ? 'failed'
+              : 'succeeded';
+        return ended === outcome ? 1 : 0;
+      });
+    // At work for a tenth of its period, with a sign of life every ten seconds.
+    exporter('counterfoil_job_seen_timestamp_seconds', labels, (t) =>
+      t % period < period / 10 ? t - (t % 10) : undefined,
+    );
     const cronjob = `namespace="counterfoil",cronjob="x-${job}${mode === 'tail' ? '-tail' : ''}"`;
     put('kube_cronjob_info', cronjob, () => 1);
     put('kube_cronjob_created', cronjob, () => -HOUR);
@@ -128,7 +142,12 @@ export function healthyTrace({ days, sampleSeconds, lossAtHour }: TraceOptions):
   exporter('counterfoil_oldest_open_request_timestamp_seconds', 'kind="replay"', (t) =>
     t % HOUR < 300 ? t - (t % HOUR) : undefined,
   );
-  exporter('counterfoil_overdue_events', '', lost);
+  // A pod that is replaced leaves a few events, which replay takes in before the next look.
+  const leftByPod = (t: number) => (t > 0 && t % POD_SECONDS < sampleSeconds ? 3 : 0);
+  exporter('counterfoil_overdue_events', '', (t) => lost(t) + leftByPod(t));
+  exporter('counterfoil_oldest_overdue_event_timestamp_seconds', '', (t) =>
+    leftByPod(t) > 0 ? t - 75 : undefined,
+  );
   exporter('counterfoil_parked_events', 'reason="attempts_exhausted"', () => 0);
 
   // Versions: a deploy every 12 hours; its canary gets 1, 10 and 50 % for 20 minutes each.

@@ -53,12 +53,15 @@ test('the metrics of the module are read from its source', () => {
 const unused = (declared: Iterable<string>, asked: ReadonlySet<string>) =>
   [...declared].filter((name) => !asked.has(name));
 
-test('every metric of the exporter, and every threshold, is asked for by an alert or a panel', () => {
+test('every metric of the exporter and of the module, and every threshold, is asked for by an alert or a panel', () => {
   const asked = new Set([...askedByRules(alertsFolder), ...askedByPanels()]);
   const thresholds = readRules(alertsFolder)
     .map(({ record }) => record ?? '')
     .filter((name) => name.endsWith(':threshold'));
-  expect(unused([...exporter.keys(), ...thresholds], asked)).toEqual([]);
+  // A histogram is asked for by its buckets.
+  const ofTheModule = [...known.service.keys()].filter((name) => !/_(sum|count)$/.test(name));
+  expect(ofTheModule.length).toBeGreaterThan(5);
+  expect(unused([...exporter.keys(), ...ofTheModule, ...thresholds], asked)).toEqual([]);
   expect(unused(['counterfoil_overdue_events', 'counterfoil_flibber'], asked)).toEqual([
     'counterfoil_flibber',
   ]);

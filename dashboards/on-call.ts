@@ -31,6 +31,12 @@ const oldestFact = own('counterfoil_oldest_open_finding_timestamp_seconds');
 const oldestEvent = own('counterfoil_oldest_overdue_event_timestamp_seconds');
 const oldestParked = own('counterfoil_oldest_parked_event_timestamp_seconds');
 const firing = own('ALERTS', 'alertstate="firing"');
+/** Since when, in milliseconds: what pages first, oldest first; no alert twice. */
+const ofSeverity = (severity: string) =>
+  `min by (alertname, severity) (${own('ALERTS_FOR_STATE', `severity="${severity}"`)} and ignoring (alertstate) ${firing}) * 1000`;
+const firingAlerts = `sort(${ofSeverity('critical')})
+or sort(${ofSeverity('warning')} unless on (alertname) ${ofSeverity('critical')})
+or sort(${ofSeverity('info')})`;
 const rulesLoaded = own('installation:open_findings:threshold');
 const inReplay = one('counterfoil_replay_events', ['status'], 'status=~"due|claimed|handed_to_outbox"');
 const requests = one('counterfoil_open_requests', ['kind', 'needs_approval'], 'needs_approval="no"');
@@ -134,11 +140,11 @@ export const onCall = (): Dashboard =>
         description:
           'Each alert leads to its runbook. Since: when its condition became true. NOT MEASURED: no rules are evaluated, so that no alert can fire.',
         unit: 'none',
-        at: [0, 6, 11, 7],
+        at: [0, 6, 11, 9],
         queries: [
           {
             refId: 'firing',
-            expr: `sort(min by (alertname, severity) (${own('ALERTS_FOR_STATE')} and ignoring (alertstate) ${firing}) * 1000)
+            expr: `${firingAlerts}
 or label_replace((${threshold('open_findings')} * 0) unless on () ${firing}, "severity", "none fires", "", "")
 or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
           },
@@ -175,7 +181,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'What no job will mend by itself: findings to decide, requests that wait for the approval of another person, parked events. `node jobs/status/main.ts` in the exporter’s pod prints the command for each.',
         unit: 'locale',
-        at: [11, 6, 5, 7],
+        at: [11, 6, 5, 9],
         runbooks: ['CounterfoilParkedEvents'],
         queries: needsAPerson(),
       }),
@@ -184,7 +190,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'Events in the hands of replay, requests that a run will take up, runs at work with the time since their last sign of life, and a freeze with the time it still lasts.',
         unit: 'locale',
-        at: [16, 6, 8, 7],
+        at: [16, 6, 8, 9],
         queries: [
           {
             refId: 'frozen',
@@ -223,7 +229,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'The phase of the guarded rollout. Paused is what a step does; inconclusive waits for a person.',
         unit: 'none',
-        at: [0, 13, 5, 4],
+        at: [0, 15, 5, 4],
         shows: 'names',
         runbooks: ['CounterfoilRolloutStuck'],
         queries: rolloutPhase(),
@@ -232,7 +238,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         title: 'Traffic by version',
         description: 'Per cent of the traffic that each version is meant to get, by pod template hash.',
         unit: 'percent',
-        at: [5, 13, 7, 4],
+        at: [5, 15, 7, 4],
         decimals: 0,
         queries: canaryWeight(),
       }),
@@ -241,7 +247,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'When the release was aborted (UTC), and by which metric of its analysis; person where somebody did, progress_deadline where it never came up.',
         unit: 'dateTimeAsIso',
-        at: [12, 13, 6, 4],
+        at: [12, 15, 6, 4],
         runbooks: ['CounterfoilRolloutAborted'],
         queries: abortedBy(),
       }),
@@ -250,7 +256,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'Whether what the bad version broke is mended. clean: replayed and verified through the end of its time. off: nobody asked the exporter to do it.',
         unit: 'none',
-        at: [18, 13, 6, 4],
+        at: [18, 15, 6, 4],
         shows: 'names',
         runbooks: ['CounterfoilAbortRepairNotClean'],
         queries: repairAfterAbort(),
@@ -260,7 +266,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'Open, unacknowledged findings over time, by kind and cause, and the threshold of the alert.',
         unit: 'locale',
-        at: [0, 17, 8, 8],
+        at: [0, 19, 8, 8],
         colours: causeColours,
         queries: openOverTime(),
       }),
@@ -269,7 +275,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'Rows of event_backups that are pending, and of them those past their grace that nobody works on. Pending ones come and go; overdue ones are lost until replay has them.',
         unit: 'locale',
-        at: [8, 17, 8, 8],
+        at: [8, 19, 8, 8],
         queries: [
           {
             refId: 'pending',
@@ -287,7 +293,7 @@ or label_replace(absent(${rulesLoaded}), "severity", "NOT MEASURED", "", "")`,
         description:
           'What the service’s own pods count: events committed, events whose listeners have all succeeded, events left pending. The gap between the first two is no loss: work in flight and restarts make one.',
         unit: 'eps',
-        at: [16, 17, 8, 8],
+        at: [16, 19, 8, 8],
         queries: [
           {
             refId: 'committed',

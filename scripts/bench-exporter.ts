@@ -1,7 +1,8 @@
 /** What the exporter costs: the database, per statement, and its own memory and CPU at rest. See docs/benchmarks.md. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { cpus, totalmem } from 'node:os';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, tmpdir, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -20,6 +21,7 @@ const help = `Measures what the exporter costs the database and the machine, on 
 
   --json         the last line of standard output is the result as one JSON object
   --events N     rows of event_backups, one in a hundred pending (default 10000000; some 8 GB of disk)
+  --amounts      with a check that compares amounts and currencies; the built-in one does not
   --seconds N    how long the exporter is watched at rest (default 60)
   --check        exit code 1 when a goal is missed; without it a bench only reports
   --help
@@ -29,6 +31,20 @@ const goals = { databaseMs: 200, residentMb: 160, anonymousMb: 100, cpuShare: 0.
 /** The interval of each collection, its default; a scrape comes as often. */
 const INTERVAL_MS = 15_000;
 const SCHEMA_PASSWORD = 'only-in-benches';
+
+/** For --amounts: the check that the README declares. It costs more than the built-in one, which compares no amounts. */
+const checks = `checks:
+- name: session-billing
+  facts: { table: sessions, key: [id], at: completed_at, amount: amount_minor, currency: currency }
+  ledger:
+    table: mentor_payable_ledgers
+    key: [session_id]
+    at: created_at
+    amount: amount_minor
+    currency: currency
+    reverses: { column: reverses_id }
+  event: { name: services.session.completed.v1, key: [sessionId] }
+`;
 
 /**
  * The statements of each collection, each with a part of its text that no other has: pg_stat_statements takes the comment
@@ -68,6 +84,7 @@ async function main(): Promise<number> {
     options: {
       json: { type: 'boolean', default: false },
       events: { type: 'string', default: '10000000' },
+      amounts: { type: 'boolean', default: false },
       seconds: { type: 'string', default: '60' },
       check: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -120,7 +137,7 @@ async function main(): Promise<number> {
     return await measure(
       client,
       url.href,
-      { events, seconds, json: options.json, check: options.check },
+      { events, seconds, amounts: options.amounts, json: options.json, check: options.check },
       progress,
     );
   } finally {
@@ -153,13 +170,14 @@ async function measure(
   options: {
     readonly events: number;
     readonly seconds: number;
+    readonly amounts: boolean;
     readonly json: boolean;
     readonly check: boolean;
   },
   progress: ReturnType<typeof createProgress>,
 ): Promise<number> {
   const api = await startQuietApiServer();
-  const exporter = await startExporter(databaseUrl, api.kubeconfig);
+  const exporter = await startExporter(databaseUrl, api.kubeconfig, options.amounts);
   try {
     const first = await progress.step('the first collections, and one more of each', async () => {
       await exporter.collected(1);
@@ -249,7 +267,15 @@ function nodeFlags(): readonly string[] {
   return manifest.scripts.exporter?.split(' ').filter((word) => word.startsWith('--')) ?? [];
 }
 
-async function startExporter(databaseUrl: string, kubeconfig: string): Promise<MeasuredExporter> {
+async function startExporter(
+  databaseUrl: string,
+  kubeconfig: string,
+  amounts: boolean,
+): Promise<MeasuredExporter> {
+  const folder = mkdtempSync(join(tmpdir(), 'counterfoil-bench-'));
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  const checksFile = join(folder, 'checks.yaml');
+  writeFileSync(checksFile, checks);
   const child: ChildProcess = spawn(
     process.execPath,
     [...nodeFlags(), fileURLToPath(new URL('../jobs/exporter/main.ts', import.meta.url))],
@@ -261,6 +287,7 @@ async function startExporter(databaseUrl: string, kubeconfig: string): Promise<M
         CF_LISTEN_ADDRESS: '127.0.0.1',
         CF_LISTEN_PORT: '0',
         CF_ROLLOUT_NAME: 'billing',
+        ...(amounts ? { CF_CHECKS_FILE: checksFile } : {}),
       },
       stdio: ['ignore', 'pipe', 'inherit'],
     },

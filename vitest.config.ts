@@ -64,6 +64,14 @@ export default defineConfig({
           testTimeout: 60_000,
         },
       },
+      {
+        test: {
+          name: 'chart',
+          include: ['test/chart/*.test.ts'],
+          globalSetup: 'test/chart/global-setup.ts',
+          testTimeout: 60_000,
+        },
+      },
       // Needs a cluster, so it is left out of `npm test`: `npm run test:cluster`.
       {
         test: {
@@ -74,7 +82,7 @@ export default defineConfig({
           hookTimeout: 240_000,
         },
       },
-      { test: { name: 'repo', include: ['test/repo/*.test.ts'], testTimeout: 60_000 } },
+      { test: { name: 'repo', include: ['test/{repo,tools}/*.test.ts'], testTimeout: 60_000 } },
     ],
   },
 });

@@ -1,10 +1,10 @@
 /** Thirty healthy days through the alerts: prints how long it took, and every alert that fired where none may. */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { findTool } from '../tools/find-tool.ts';
 import { healthyTrace } from './healthy-days.ts';
 import { promtoolTest } from './promtool.ts';
 import { ruleFiles, rulesFolder } from './rule-files.ts';
-import { findTool } from './tools.ts';
 
 const { values } = parseArgs({
   options: { days: { type: 'string', default: '30' }, json: { type: 'boolean' } },

@@ -1,10 +1,10 @@
 import { dirname } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { type Monitoring, type MonitoringOptions, startMonitoring } from '../../scripts/demo-monitoring.ts';
-import { findTool } from '../alerts/tools.ts';
 import { checksFile, sessionBilling } from '../builders/checks.ts';
 import { addCheck, addFinding } from '../builders/exporter.ts';
 import { createTestDatabase, type TestDatabase } from '../postgres/database.ts';
+import { findTool } from '../tools/find-tool.ts';
 
 const prometheus = await findTool('prometheus').catch((error: unknown) => {
   if (process.env.CI === 'true') throw error;

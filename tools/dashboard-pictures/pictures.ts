@@ -8,10 +8,10 @@ import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { names } from '../../dashboards/frame.ts';
-import { findTool } from '../../test/alerts/tools.ts';
 import { type BuiltDashboard, filledIn, shownSeconds } from '../../test/dashboards/ask.ts';
 import { INCIDENT, incident, openMetrics } from '../../test/dashboards/days.ts';
 import { type RunningPrometheus, type Sample, startPrometheus } from '../../test/dashboards/prometheus.ts';
+import { findTool } from '../../test/tools/find-tool.ts';
 import type { Answers } from './answers.ts';
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));

@@ -29,6 +29,8 @@ const always = ['namespace', 'pod', 'job', 'container', 'endpoint'];
 const severities = ['critical', 'warning', 'info'];
 const runbooks = 'https://counterfoil.example/runbooks/';
 const boards = 'https://grafana.example/d/';
+/** Several installations may share a dashboard. */
+const openedOn = 'var-namespace={{ $labels.namespace }}&var-installation={{ $labels.installation }}';
 
 /** The answers of every description, in this order. */
 const answers = ['What: ', 'Money at risk: ', 'Since: ', 'The machine: ', 'You: ', 'Version: ', 'Look: '];
@@ -96,8 +98,10 @@ function alertProblems({ alert, labels, annotations = {} }: Rule, known: Known):
   if (lines.length !== answers.length || !answers.every((answer, at) => lines[at]?.startsWith(answer)))
     problems.push(`its description does not answer, in order: ${answers.join('').trim()}`);
   if (runbook !== `${runbooks}${alert}.md`) problems.push('its runbook_url is not its own');
-  if (!dashboard.startsWith(boards) || !known.dashboards.has(dashboard.slice(boards.length)))
+  const [board = '', opened] = dashboard.split('?');
+  if (!board.startsWith(boards) || !known.dashboards.has(board.slice(boards.length)))
     problems.push('its dashboard_url leads to no dashboard');
+  if (opened !== openedOn) problems.push('its dashboard_url does not open on its installation');
   return problems;
 }
 

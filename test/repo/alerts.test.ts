@@ -31,6 +31,7 @@ test('a rule that does not is named', () => {
     'broken.yaml: Mislabelled: groups by colour, which nothing has',
     'broken.yaml: Mislabelled: no test over which it stays silent as warning',
     'broken.yaml: Undeclared: asks counterfoil_flibber, which nothing declares',
+    'broken.yaml: Undeclared: its dashboard_url does not open on its installation',
     'broken.yaml: Undeclared: its dashboard_url leads to no dashboard',
     'broken.yaml: Undeclared: its description does not answer, in order: What: Money at risk: Since: The machine: You: Version: Look:',
     'broken.yaml: Undeclared: its runbook_url is not its own',

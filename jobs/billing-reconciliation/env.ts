@@ -1,17 +1,28 @@
 import { z } from 'zod';
 import { count, flag, optional, seconds } from '../runtime/config.ts';
 import type { RunContext } from '../runtime/run-job.ts';
+import { AGE } from './gate-since.ts';
+
+const TIME = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})$/;
+const timeRule = 'must be a time with Z or an offset, such as 2026-11-23T06:00:00Z';
 
 /** A point in time with its offset; a bare one would mean another time on another machine. */
 const instant = () =>
   optional().pipe(
     z
       .string()
-      .regex(
-        /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})$/,
-        'must be a time with Z or an offset, such as 2026-11-23T06:00:00Z',
-      )
+      .regex(TIME, timeRule)
       .refine((text) => !Number.isNaN(Date.parse(text)), 'must be a time that exists')
+      .optional(),
+  );
+
+/** The same, or how long before now: a step of a canary knows how long it lasts, and not when it began. */
+const instantOrAge = () =>
+  optional().pipe(
+    z
+      .string()
+      .regex(new RegExp(`${TIME.source}|${AGE.source}`), `${timeRule}, or an age, such as 2h, 90m or 45s`)
+      .refine((text) => AGE.test(text) || !Number.isNaN(Date.parse(text)), 'must be a time that exists')
       .optional(),
   );
 
@@ -62,8 +73,8 @@ export const billingReconciliationSettings = {
   CF_REPORT_FILE: optional(),
   /** Exit 3 when discrepancies are open, 4 when not everything was looked at; never for a schedule. */
   CF_EXIT_ON_FINDINGS: flag(false),
-  /** As a gate: only what happened since then is judged, suspected and open alike. */
-  CF_GATE_SINCE: instant(),
+  /** As a gate: only what happened since then, or so long before now, is judged, suspected and open alike. */
+  CF_GATE_SINCE: instantOrAge(),
 };
 
 export type ReconciliationContext = RunContext<typeof billingReconciliationSettings>;

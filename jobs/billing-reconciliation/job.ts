@@ -9,6 +9,7 @@ import type { Job, RunResult } from '../runtime/run-job.ts';
 import { auditOnce } from './audit-once.ts';
 import { billingReconciliationSettings, type ReconciliationContext } from './env.ts';
 import { countStanding, listAbsent, type Standing } from './findings.ts';
+import { settleGateSince } from './gate-since.ts';
 import { formatInstant, latest, parseInstant } from './instant.ts';
 import { Look } from './look.ts';
 import { type CheckState, declareCheck, redeclareCheck, writeAudit } from './queries.ts';
@@ -23,9 +24,10 @@ export const billingReconciliationJob: Job<typeof billingReconciliationSettings>
   mode: (settings) => settings.CF_MODE,
   hasState: (settings) => settings.CF_STATE !== 'none',
   exitsOnFindings: (settings) => settings.CF_EXIT_ON_FINDINGS,
-  async run(context) {
+  async run(asked) {
+    refuseContradictions(asked);
+    const context = await withGateSettled(asked);
     const { settings } = context;
-    refuseContradictions(context);
     const checks = readChecks(settings.CF_CHECKS_FILE);
     const plans = await inspect(context, checks);
     const events = await findEvents(context, checks);
@@ -46,6 +48,13 @@ export const billingReconciliationJob: Job<typeof billingReconciliationSettings>
     return result;
   },
 };
+
+async function withGateSettled(context: ReconciliationContext): Promise<ReconciliationContext> {
+  const { CF_GATE_SINCE: since } = context.settings;
+  if (since === undefined) return context;
+  const settled = await settleGateSince(context.database, since);
+  return { ...context, settings: { ...context.settings, CF_GATE_SINCE: settled } };
+}
 
 async function runWithState(
   context: ReconciliationContext,

@@ -405,6 +405,32 @@ describe('as a gate', () => {
     expect(await gate(minutesAgo(40))).toMatchObject({ exitCode: 0, outcome: 'succeeded' });
   });
 
+  test.each([
+    ['60m', '40m'],
+    ['3000s', '2940s'],
+    ['1h', '0h'],
+    ['1d', '30m'],
+  ])(
+    'an age counts from now, by the database: what is younger than %s counts, what is older than %s does not',
+    async (longer, shorter) => {
+      await addSession(database, { completedAt: minutesAgo(49.5) });
+      expect(await gate(longer)).toMatchObject({ exitCode: 3 });
+      const end = await gate(shorter);
+      // Nothing can be settled that happens only now.
+      expect(end).toMatchObject({ exitCode: shorter === '0h' ? 4 : 0 });
+    },
+  );
+
+  test.each(['2', 'h', '1.5h', '-2h', '2 h', '1h30m', '2w', '2026-11-23T06:00:00'])(
+    'neither a time nor an age is refused: %s',
+    async (since) => {
+      const end = await gate(since);
+      expect(end).toMatchObject({ exitCode: 2 });
+      expect(end.log).toContain('CF_GATE_SINCE');
+      expect(end.log).not.toContain(`"${since}"`);
+    },
+  );
+
   test('an acknowledged finding is left out', async () => {
     await addSession(database, { completedAt: minutesAgo(50) });
     await gate(minutesAgo(60));
@@ -482,6 +508,8 @@ describe('an audit without state', () => {
       (await audit(environment)).counts.standing_open;
     expect(await standing({ CF_MODE: 'incremental' })).toBe(0);
     expect(await standing({ CF_MODE: 'tail', CF_GATE_SINCE: minutesAgo(DAY * 4) })).toBe(1);
+    expect(await standing({ CF_MODE: 'tail', CF_GATE_SINCE: '4d' })).toBe(1);
+    expect(await standing({ CF_MODE: 'tail', CF_GATE_SINCE: '2d' })).toBe(0);
     const range = { CF_MODE: 'verify', CF_VERIFY_FROM: minutesAgo(DAY * 4) };
     expect(await standing({ ...range, CF_VERIFY_TO: minutesAgo(DAY * 2) })).toBe(1);
     expect(await standing({ ...range, CF_VERIFY_TO: minutesAgo(DAY * 3.5) })).toBe(0);

@@ -82,6 +82,15 @@ export default defineConfig({
           hookTimeout: 240_000,
         },
       },
+      // Needs a Docker daemon, so it is left out of `npm test`: `npm run test:containers`. Its first test builds both images.
+      {
+        test: {
+          name: 'containers',
+          include: ['test/containers/*.test.ts'],
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+        },
+      },
       { test: { name: 'repo', include: ['test/{repo,tools}/*.test.ts'], testTimeout: 60_000 } },
     ],
   },

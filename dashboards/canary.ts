@@ -101,7 +101,7 @@ export const canary = (): Dashboard =>
       chart({
         title: 'Events lost, by version',
         description:
-          'Of the events that a version has published in the last minutes, the share still pending under no live lease. The release is aborted above the limit for five minutes, with enough judged.',
+          'Of the events that a version has published in the last minutes, the share still pending under no live lease or sent by replay. The release is aborted above the limit for five minutes, with enough judged.',
         unit: 'percentunit',
         at: [0, 5, 12, 8],
         decimals: 2,

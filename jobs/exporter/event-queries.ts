@@ -26,6 +26,9 @@ export function partsOf(source: EventsSource) {
     inColumnType: (moment: string) =>
       source.createdAtType === 'timestamp' ? `((${moment}) AT TIME ZONE ${zone})` : `(${moment})`,
     publishedHash: source.hasPublishedHash ? 'b.published_hash::text' : 'NULL::text',
+    /** A moment of the type of `created_at`, as timestamptz. */
+    asTime: (moment: string) =>
+      source.createdAtType === 'timestamp' ? `((${moment}) AT TIME ZONE ${zone})` : `(${moment})`,
     /** Joins `lease` to each `row` of events: probes, since a join could read the whole table of deliveries. */
     lease: (row: string) =>
       deliveries === undefined
@@ -36,6 +39,28 @@ export function partsOf(source: EventsSource) {
                LIMIT 1) AS lease ON true`,
   };
 }
+
+/**
+ * What replay had to send: the row says processed by now, and the version lost it all the same. A call has reached a
+ * handler: what was found processed, slow but by itself, is no loss. Gives `event_id` and `published_hash`.
+ */
+export const sentByReplay = (limits: {
+  /** Parameters, in milliseconds before now: the events' age, and from which age on they count as lost. */
+  readonly from: string;
+  readonly delay: string;
+  /** Nothing older is judged: the oldest row that was read, as timestamptz; null where none was. */
+  readonly oldestRead: string;
+  readonly most: number | string;
+}): string => `
+       SELECT sent.event_id, sent.published_hash
+         FROM (SELECT r.event_id, r.published_hash, r.event_created_at, r.finished_at, r.handler_attempts
+                 FROM replay_events AS r
+                WHERE r.status = 'done' AND r.finished_at >= ${ago(limits.from)}
+                ORDER BY r.finished_at DESC LIMIT ${limits.most}) AS sent
+        WHERE sent.handler_attempts > 0
+          AND sent.event_created_at >= greatest(${ago(limits.from)}, ${limits.oldestRead})
+          AND sent.event_created_at < ${ago(limits.delay)}
+          AND sent.finished_at >= sent.event_created_at + ${limits.delay}::double precision * interval '1 millisecond'`;
 
 const ago = (parameter: string) =>
   `statement_timestamp() - ${parameter}::double precision * interval '1 millisecond'`;
@@ -134,7 +159,7 @@ export interface VersionEvents {
   /** Null: nothing says which version it was. */
   readonly published_hash: string | null;
   readonly events: number;
-  /** Of them, those still pending under no live lease. */
+  /** Of them, those still pending under no live lease, and those that replay had to send. */
   readonly lost: number;
 }
 
@@ -144,20 +169,28 @@ export async function readVersionEvents(
   source: EventsSource,
   window: { readonly fromMs: number; readonly toMs: number },
 ): Promise<VersionEvents[]> {
-  const { inColumnType, createdAt, publishedHash, lease } = partsOf(source);
+  const { inColumnType, asTime, createdAt, publishedHash, lease } = partsOf(source);
+  const sent = sentByReplay({
+    from: '$1',
+    delay: '$2',
+    oldestRead: asTime('SELECT min(recent.created_at) FROM recent'),
+    most: MOST_JUDGED,
+  });
   return await transaction.query<VersionEvents>(
-    `-- exporter: readVersionEvents; index on events created_at, deliveries event_id
+    `-- exporter: readVersionEvents; index on events created_at, deliveries event_id, replay_events_done
      WITH recent AS MATERIALIZED (
-       SELECT CASE WHEN b.status = 'pending' THEN b.event_id END AS event_id, ${publishedHash} AS published_hash
+       SELECT CASE WHEN b.status = 'pending' THEN b.event_id END AS event_id, ${publishedHash} AS published_hash,
+              b.created_at
          FROM ${source.name} AS b
         WHERE b.created_at >= ${inColumnType(ago('$1'))} AND b.created_at < ${inColumnType(ago('$2'))}
           AND ${createdAt} >= ${ago('$1')} AND ${createdAt} < ${ago('$2')}
         ORDER BY b.created_at DESC LIMIT ${MOST_JUDGED}
      ), lost AS (
-       SELECT pending.published_hash
+       SELECT pending.event_id::text AS event_id, pending.published_hash
          FROM (SELECT recent.event_id, recent.published_hash FROM recent WHERE recent.event_id IS NOT NULL) AS pending
               ${lease('pending')}
         WHERE lease.live IS NULL
+       ${source.hasReplayRecord ? `UNION SELECT replayed.event_id, ${source.hasPublishedHash ? 'replayed.published_hash' : 'NULL::text'} FROM (${sent}) AS replayed` : ''}
      )
      SELECT counted.published_hash, sum(counted.events)::integer AS events, sum(counted.lost)::integer AS lost
        FROM (SELECT recent.published_hash, count(*) AS events, 0 AS lost FROM recent GROUP BY 1

@@ -1,6 +1,6 @@
 /** Statements of /gate on the service's events and on our own tables. Times are text in UTC. */
 import type { Transaction } from '../runtime/database.ts';
-import { partsOf } from './event-queries.ts';
+import { partsOf, sentByReplay } from './event-queries.ts';
 import type { EventsSource } from './service-tables.ts';
 
 export interface GateEvents {
@@ -9,7 +9,7 @@ export interface GateEvents {
   readonly read: number;
   /** Of this version, those old enough to be judged. */
   readonly published: number;
-  /** Of them, those still pending under no live lease. */
+  /** Of them, those still pending under no live lease, and those that replay had to send. */
   readonly lost: number;
   readonly first_at: string | null;
   readonly first_age: number | null;
@@ -29,8 +29,14 @@ export async function readGateEvents(
   const { createdAt, inColumnType, lease } = partsOf(source);
   const ago = (parameter: string) =>
     `statement_timestamp() - ${parameter}::double precision * interval '1 millisecond'`;
+  const sent = sentByReplay({
+    from: '$1',
+    delay: '$3',
+    oldestRead: '(SELECT min(recent.created_at) FROM recent)',
+    most: '$4::integer',
+  });
   const [row] = await transaction.query<GateEvents>(
-    `-- exporter: readGateEvents; index on events created_at, deliveries event_id
+    `-- exporter: readGateEvents; index on events created_at, deliveries event_id, replay_events_done
      WITH recent AS MATERIALIZED (
        SELECT CASE WHEN b.status = 'pending' AND b.published_hash = $2::text THEN b.event_id END AS event_id,
               b.published_hash = $2::text AS ours, ${createdAt} AS created_at
@@ -43,9 +49,11 @@ export async function readGateEvents(
          FROM recent
      ), lost AS (
        SELECT count(*)::integer AS lost
-         FROM (SELECT recent.event_id FROM recent
-                WHERE recent.event_id IS NOT NULL AND recent.created_at < ${ago('$3')}) AS pending ${lease('pending')}
-        WHERE lease.live IS NULL
+         FROM (SELECT pending.event_id::text AS event_id
+                 FROM (SELECT recent.event_id FROM recent
+                        WHERE recent.event_id IS NOT NULL AND recent.created_at < ${ago('$3')}) AS pending ${lease('pending')}
+                WHERE lease.live IS NULL
+               ${source.hasReplayRecord ? `UNION SELECT replayed.event_id FROM (${sent}) AS replayed WHERE replayed.published_hash = $2::text` : ''}) AS every
      )
      SELECT statement_timestamp() AS now, counted.read, counted.published, lost.lost, counted.first_at,
             extract(epoch FROM statement_timestamp() - counted.first_at)::integer AS first_age

@@ -189,7 +189,7 @@ export class Gate {
         ? undefined
         : await this.#read(
             signal,
-            true,
+            false,
             async (transaction) =>
               await readGateEvents(transaction, able, { hash, windowMs, lossDelayMs, most: MOST_READ }),
           );

@@ -94,14 +94,17 @@ export class HotCheck {
     const { text, params } = hotFacts(plan.plan, plan.source, this.#tables.timeZone);
     return await this.#read(
       signal,
+      true,
       async (transaction) => await transaction.query<VersionFacts>(text, params),
     );
   }
 
   async #events(source: EventsSource, signal: AbortSignal): Promise<readonly VersionEvents[]> {
     const window = { fromMs: HOT_FROM_MS, toMs: this.#options.lossDelayMs };
+    // By our own search path: it looks at what replay has sent, too.
     return await this.#read(
       signal,
+      false,
       async (transaction) => await readVersionEvents(transaction, source, window),
     );
   }
@@ -109,10 +112,11 @@ export class HotCheck {
   /** Each statement in a transaction of its own: none holds the others' snapshot open. */
   async #read<Result>(
     signal: AbortSignal,
+    userSearchPath: boolean,
     work: (transaction: Transaction) => Promise<Result>,
   ): Promise<Result> {
     return await this.#database.read(work, {
-      userSearchPath: true,
+      userSearchPath,
       signal,
       statementTimeoutMs: this.#options.statementTimeoutMs,
     });

@@ -265,7 +265,7 @@ export const metrics = {
   },
   counterfoil_hot_lost_events: {
     type: 'gauge',
-    help: 'Of these events, those still pending under no live lease.',
+    help: 'Of these events, those still pending under no live lease, and those that replay had to send.',
     labels: ['published_hash'],
     from: 'hot_check',
   },

@@ -6,7 +6,13 @@ import { type InspectedCheck, inspectCheck } from '../checks/inspect.ts';
 import { type Check, splitTableName } from '../checks/parse.ts';
 import { type Database, quoteIdentifier, type Transaction } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
-import { checkTimeZone, type FoundIndex, type FoundTable, findTable } from './table-queries.ts';
+import {
+  checkTimeZone,
+  type FoundIndex,
+  type FoundTable,
+  findTable,
+  hasReplayEvents,
+} from './table-queries.ts';
 
 /** The table of events as it stands. */
 export interface EventsSource {
@@ -25,6 +31,8 @@ export interface EventsSource {
   readonly indexedKeys: ReadonlySet<string>;
   /** The table of leases, and the cast by which an event's id is looked up in it. */
   readonly deliveries: { readonly name: string; readonly idCast: '' | '::text' } | undefined;
+  /** Whether our own record of what replay has sent is there: the schema job may not have run yet. */
+  readonly hasReplayRecord: boolean;
 }
 
 /** A check that can be judged every few seconds, or why it cannot. */
@@ -66,10 +74,12 @@ export class ServiceTables {
    */
   async events(signal: AbortSignal): Promise<EventsSource | undefined> {
     if (this.#events === undefined || performance.now() > this.#events.until) {
-      const value = await this.#read(
+      const found = await this.#read(
         signal,
         async (transaction) => await findEvents(transaction, this.#settings),
       );
+      const hasReplayRecord = await this.#database.read(hasReplayEvents, { signal });
+      const value = found === undefined ? undefined : { ...found, hasReplayRecord };
       this.#events = { value, until: performance.now() + REMEMBERED_MS };
     }
     return this.#events.value;
@@ -131,7 +141,7 @@ const timeTypes: Readonly<Record<string, EventsSource['createdAtType']>> = {
 async function findEvents(
   transaction: Transaction,
   settings: ServiceTablesSettings,
-): Promise<EventsSource | undefined> {
+): Promise<Omit<EventsSource, 'hasReplayRecord'> | undefined> {
   if (!(await checkTimeZone(transaction, settings.timeZone)))
     throw new RunFailure('settings_invalid', 'CF_SERVICE_TIME_ZONE: the database knows no such time zone');
   const table = await findTable(transaction, splitTableName(settings.eventsTable));

@@ -72,3 +72,12 @@ export const checkTimeZone = async (transaction: Transaction, name: string): Pro
     throw error;
   }
 };
+
+/** By our own search path. */
+export async function hasReplayEvents(transaction: Transaction): Promise<boolean> {
+  const [row] = await transaction.query<{ there: boolean }>(
+    `-- exporter: hasReplayEvents
+     SELECT to_regclass('replay_events') IS NOT NULL AS there`,
+  );
+  return row?.there === true;
+}

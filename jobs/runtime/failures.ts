@@ -39,6 +39,7 @@ export const failureCatalogue = {
   probe_invalid: refuse('the file of the flow probe cannot be read or is wrong'),
   probe_failed: retry('a step of the flow probe was not answered as declared'),
   probe_bill_wrong: retry('the bill or an event of the flow probe is missing or wrong'),
+  wiring_wrong: retry('something that the chart wires is not as it must be'),
   deadline_exceeded: retry('the run did not stop within its shutdown deadline'),
   internal: retry('an error that is not in the catalogue: a defect'),
 } as const satisfies Record<string, FailureKind>;

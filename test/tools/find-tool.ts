@@ -1,6 +1,6 @@
 /** Where the programs are that no npm package carries: on PATH where a fit one is there, else built with Go from `tools/`. */
 import { execFile } from 'node:child_process';
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, readdirSync, statSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,10 +10,10 @@ const run = promisify(execFile);
 const toolsFolder = fileURLToPath(new URL('../../tools', import.meta.url));
 
 interface Tool {
-  /** Names on PATH; Debian calls Alertmanager otherwise. */
+  /** Names on PATH; Debian calls Alertmanager otherwise. None for a program of our own. */
   readonly names: readonly string[];
-  /** The oldest fit version. */
-  readonly oldest: readonly [major: number, minor: number];
+  /** The oldest fit version of those on PATH. */
+  readonly oldest?: readonly [major: number, minor: number];
   /** Where another major version is another program. */
   readonly thisMajorOnly?: true;
   /** What makes it say its version; `--version` unless given. */
@@ -21,7 +21,7 @@ interface Tool {
   readonly module: string;
   readonly package: string;
   /** How to get it without Go. */
-  readonly install: string;
+  readonly install?: string;
 }
 
 const tools = {
@@ -73,6 +73,7 @@ const tools = {
     package: 'github.com/yannh/kubeconform/cmd/kubeconform',
     install: 'install kubeconform',
   },
+  'analysis-verdict': { names: [], module: 'argo-rollouts', package: './analysis-verdict' },
 } as const satisfies Readonly<Record<string, Tool>>;
 
 export type ToolName = keyof typeof tools;
@@ -93,16 +94,17 @@ export async function findTool(
   const module = join(folder, tool.module);
   const built = join(module, 'bin', name);
   // A change of go.mod is a change of the version.
-  if ((writtenAt(built) ?? 0) > (writtenAt(join(module, 'go.mod')) ?? 0)) return built;
+  if (existsSync(built) && writtenAt(built) > newestSource(module)) return built;
   const [go] = onPath(['go'], environment.PATH);
-  if (go !== undefined && writtenAt(join(module, 'go.mod')) !== undefined)
-    return await build(go, tool, built);
+  if (go !== undefined && existsSync(join(module, 'go.mod'))) return await build(go, tool, built);
   throw new Error(
-    `${name} ${tool.oldest.join('.')}${tool.thisMajorOnly ? '' : ' or newer'} is missing` +
-      `${unfit.length === 0 ? '' : ` (${unfit.join(', ')})`}: ` +
-      `${tool.install}, or install Go, which builds it from tools/${tool.module}`,
+    `${name}${wanted(tool)} is missing${unfit.length === 0 ? '' : ` (${unfit.join(', ')})`}: ` +
+      `${tool.install === undefined ? '' : `${tool.install}, or `}install Go, which builds it from tools/${tool.module}`,
   );
 }
+
+const wanted = ({ oldest, thisMajorOnly }: Tool) =>
+  oldest === undefined ? '' : ` ${oldest.join('.')}${thisMajorOnly ? '' : ' or newer'}`;
 
 /**
  * The paths of several, for a setup of vitest.
@@ -145,7 +147,15 @@ function onPath(names: readonly string[], path = ''): string[] {
     });
 }
 
-const writtenAt = (file: string) => statSync(file, { throwIfNoEntry: false })?.mtimeMs;
+const writtenAt = (file: string) => statSync(file).mtimeMs;
+
+const newestSource = (module: string) =>
+  Math.max(
+    0,
+    ...readdirSync(module, { withFileTypes: true, recursive: true })
+      .filter((entry) => entry.isFile() && /\.(go|mod|sum)$/.test(entry.name))
+      .map((entry) => writtenAt(join(entry.parentPath, entry.name))),
+  );
 
 async function versionOf(path: string, tool: Tool): Promise<[number, number] | undefined> {
   try {
@@ -157,8 +167,10 @@ async function versionOf(path: string, tool: Tool): Promise<[number, number] | u
   }
 }
 
-const isFit = ([major, minor]: readonly [number, number], { oldest: [least, lesser], thisMajorOnly }: Tool) =>
-  (major > least && !thisMajorOnly) || (major === least && minor >= lesser);
+const isFit = (
+  [major, minor]: readonly [number, number],
+  { oldest: [least, lesser] = [0, 0], thisMajorOnly }: Tool,
+) => (major > least && !thisMajorOnly) || (major === least && minor >= lesser);
 
 async function build(go: string, tool: Tool, built: string): Promise<string> {
   // Under another name until it is whole: two test runs may build at once.

@@ -33,4 +33,8 @@ exporter:
   reaches: [database{{ if .Values.rollout.enabled }}, apiServer{{ end }}]
   isAsked: true
 {{- end }}
+{{- range $subject, $of := include "counterfoil.tests" . | fromYaml }}
+test-{{ $subject }}:
+  reaches: [database{{ with $of.reaches }}, {{ . }}{{ end }}]
+{{- end }}
 {{- end -}}

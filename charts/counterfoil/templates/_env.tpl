@@ -91,12 +91,12 @@ CF_REPAIR_AFTER_ABORT: {{ .Values.exporter.repairAfterAbort | quote }}
 
 {{- /*
 The environment of one container, as a list. What is empty is left out: the process has a default for it.
-Takes a dict: root, component; role (key of database.keys, none: no database); settings (a dict, above those of the
+Takes a dict: root, component (settingsOf, where it is told what another one is); role (key of database.keys, none: no database); settings (a dict, above those of the
 component); further (the settings of the values, below them); secrets (a list of entries).
 */ -}}
 {{- define "counterfoil.env" -}}
 {{- $settings := dict -}}
-{{- range list .root.Values.settings (.further | default dict) (include (printf "counterfoil.settings.%s" .component) .root | fromYaml) (.settings | default dict) -}}
+{{- range list .root.Values.settings (.further | default dict) (include (printf "counterfoil.settings.%s" (.settingsOf | default .component)) .root | fromYaml) (.settings | default dict) -}}
   {{- range $name, $value := . -}}
     {{- $_ := set $settings $name (include "counterfoil.text" $value) -}}
   {{- end -}}

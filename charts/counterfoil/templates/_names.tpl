@@ -25,14 +25,16 @@ characters; CronJobs, whose names may have 52, shorten it further.
 
 {{- /* Labels of every object. Takes a dict: root, component (may be left out). */ -}}
 {{- define "counterfoil.labels" -}}
+{{- /* Above those of the values, which cannot break a selector. */ -}}
+{{- merge (include "counterfoil.ownLabels" . | fromYaml) .root.Values.commonLabels | toYaml -}}
+{{- end -}}
+
+{{- define "counterfoil.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/part-of: counterfoil
 {{ include "counterfoil.selectorLabels" . }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
 {{- /* Labels by which pods are selected; never changed for a release that lives. Takes the same dict. */ -}}

@@ -17,22 +17,19 @@
 {{- /* Metadata of a component's pods. Takes a dict: root, component. */ -}}
 {{- define "counterfoil.podMetadata" -}}
 labels:
-  {{- range $name, $value := .root.Values.pod.labels }}
-  {{ $name }}: {{ $value | quote }}
-  {{- end }}
-  {{- include "counterfoil.labels" . | nindent 2 }}
+  {{- merge (include "counterfoil.labels" . | fromYaml) .root.Values.pod.labels | toYaml | nindent 2 }}
 annotations:
-  {{- range $name, $value := .root.Values.pod.annotations }}
-  {{ $name }}: {{ $value | quote }}
-  {{- end }}
   # Pods begin anew when what they were told is different.
   checksum/config: {{ toYaml (list .root.Values.checks .root.Values.jobs.flowProbe.flow) | sha256sum }}
+  {{- with .root.Values.pod.annotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{- /*
 The spec of a pod with one container, which is named for its component.
 Takes a dict: root, component; job (its folder); role, settings, further, secrets (see counterfoil.env); resources;
-restartPolicy; flags (of node); token (whether it gets one of the API server); files (the names of ConfigMaps to mount);
+restartPolicy; podDeadlineSeconds; flags (of node); token (whether it gets one of the API server); files (the names of ConfigMaps to mount);
 container (a dict of whatever else the container has).
 */ -}}
 {{- define "counterfoil.podSpec" -}}
@@ -51,6 +48,9 @@ automountServiceAccountToken: {{ .token | default false }}
 enableServiceLinks: false
 {{- with .restartPolicy }}
 restartPolicy: {{ . }}
+{{- end }}
+{{- with .podDeadlineSeconds }}
+activeDeadlineSeconds: {{ . }}
 {{- end }}
 # Longer than a run takes to stop by itself.
 terminationGracePeriodSeconds: {{ add 10 (get $settings "CF_SHUTDOWN_SECONDS" | default 25 | int) }}

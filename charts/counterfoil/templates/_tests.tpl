@@ -1,0 +1,63 @@
+{{- /*
+What helm test tries, as YAML by name: the settings of jobs/wiring, the role whose URL it gets, and what it reaches beside the
+database.
+*/ -}}
+{{- define "counterfoil.tests" -}}
+{{- $values := .Values -}}
+{{- range $role := include "counterfoil.rolesInUse" . | fromYamlArray }}
+database-{{ $role }}:
+  role: {{ $role }}
+  settings:
+    CF_SUBJECT: database
+    CF_ROLE: {{ $role }}
+{{- end }}
+{{- if and $values.jobs.eventReplay.enabled (not $values.service.republishFunction) }}
+endpoint:
+  role: jobs
+  reaches: service
+  settings:
+    CF_SUBJECT: endpoint
+    CF_REPLAY_URL: {{ get (include "counterfoil.settings.event-replay" . | fromYaml) "CF_REPLAY_URL" | quote }}
+{{- end }}
+{{- if $values.exporter.enabled }}
+exporter:
+  role: exporter
+  reaches: exporter
+  settings:
+    CF_SUBJECT: exporter
+    CF_EXPORTER_URL: http://{{ include "counterfoil.componentName" (dict "root" $ "component" "exporter") }}:{{ int $values.exporter.port }}
+    {{- if $values.rollout.enabled }}
+    CF_ROLLOUT_NAME: {{ include "counterfoil.rolloutName" . | quote }}
+    {{- end }}
+{{- if $values.prometheusRule.enabled }}
+prometheus:
+  role: exporter
+  reaches: prometheus
+  settings:
+    CF_SUBJECT: prometheus
+    CF_NAMESPACE: {{ .Release.Namespace }}
+    CF_PROMETHEUS_URL: {{ $values.metrics.prometheusUrl | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The keys of database.keys that something of this release connects with, as a list. */ -}}
+{{- define "counterfoil.rolesInUse" -}}
+{{- $values := .Values -}}
+{{- if ne $values.jobs.schema.mode "none" }}
+- owner
+{{- end }}
+- jobs
+{{- if $values.exporter.enabled }}
+- exporter
+{{- end }}
+{{- if $values.jobs.backupRetention.enabled }}
+- retention
+{{- end }}
+{{- end -}}
+
+{{- /* What every one of them is told. */ -}}
+{{- define "counterfoil.settings.test" -}}
+{{ include "counterfoil.settings.tables" . }}
+CF_EVENTS_NEEDED: {{ .Values.jobs.eventReplay.enabled | quote }}
+{{- end -}}

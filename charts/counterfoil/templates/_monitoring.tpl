@@ -8,7 +8,7 @@ two installations may have one name, and their rules one namespace. Takes a dict
 {{- $name = printf "%s-%s" .root.Release.Namespace $name -}}
 {{- end -}}
 {{- if gt (len $name) 63 -}}
-{{- $name = printf "%s-%s-%s" ($name | trunc (sub 62 (len .suffix) 7 | int) | trimSuffix "-") ($name | sha256sum | trunc 6) .suffix -}}
+{{- $name = printf "%s-%s-%s" ($name | trunc (sub 55 (len .suffix) | int) | trimSuffix "-") ($name | sha256sum | trunc 6) .suffix -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}

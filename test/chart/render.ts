@@ -102,6 +102,12 @@ export async function renderNotes(values: Layers, options: RenderOptions = {}): 
   return answer.text.slice(answer.text.indexOf('\nNOTES:\n') + '\nNOTES:\n'.length);
 }
 
+/** What `helm lint --strict` says; empty where it has nothing to say. */
+export async function lint(values: Layers, options: RenderOptions = {}): Promise<string> {
+  const answer = await helm(['lint', '--strict', '--quiet'], values, options);
+  return answer.text.trim();
+}
+
 const template = (values: Layers, options: RenderOptions) => helm(['template'], values, options);
 
 interface Answer {
@@ -127,7 +133,8 @@ function helm(command: readonly string[], values: Layers, options: RenderOptions
   const program = tools[options.helm ?? 'helm'];
   const given = [
     ...command,
-    release,
+    // lint has no release.
+    ...(command[0] === 'lint' ? [] : [release]),
     options.chart ?? chartFolder,
     `--namespace=${namespace}`,
     ...layers.flatMap((layer) => ['--values', typeof layer === 'string' ? layer : fileOf(layer)]),
@@ -150,9 +157,9 @@ async function call(program: string, given: readonly string[]): Promise<Answer> 
     });
     return { failed: false, text: stdout };
   } catch (error) {
-    const { code, stderr = '' } = error as { code?: unknown; stderr?: string };
+    const { code, stdout = '', stderr = '' } = error as { code?: unknown; stdout?: string; stderr?: string };
     if (typeof code !== 'number') throw error; // helm itself did not run
-    return { failed: true, text: stderr };
+    return { failed: true, text: stdout + stderr };
   }
 }
 
@@ -166,14 +173,18 @@ function temporaryFolder(): string {
   return folder;
 }
 
-/** Named by its content, so that equal values are one call. */
+/** Named by its content, so that equal values are one call; written once, since a helm may be reading it. */
+const files = new Map<string, string>();
 function fileOf(values: Values): string {
   const text = JSON.stringify(values);
+  const known = files.get(text);
+  if (known !== undefined) return known;
   const file = join(
     temporaryFolder(),
     `${createHash('sha256').update(text).digest('hex').slice(0, 16)}.json`,
   );
   writeFileSync(file, text);
+  files.set(text, file);
   return file;
 }
 

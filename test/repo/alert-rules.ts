@@ -1,5 +1,7 @@
 /** What every rule file, and every alert in it, must have. One sentence for each broken rule. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parse } from 'yaml';
 import { askedBy, queriesOf } from '../alerts/promql.ts';
 import { type Rule, readAssertions, readRules } from '../alerts/rule-files.ts';
 
@@ -16,6 +18,7 @@ export interface Known {
 
 /** What is asked of others: kube-state-metrics, Prometheus itself, and the query that the user gives. */
 const ofOthers: Declared = new Map([
+  ['ALERTS', ['installation', 'alertname', 'alertstate', 'published_hash']],
   ['ALERTS_FOR_STATE', ['installation', 'alertname']],
   ['kube_cronjob_info', ['cronjob']],
   ['kube_cronjob_created', ['cronjob']],
@@ -24,8 +27,8 @@ const ofOthers: Declared = new Map([
 ]);
 const givenByTheUser = 'installation:complaints_per_day:value';
 
-/** Labels that Prometheus adds at the scrape, and those that the exporter gives each series. */
-const always = ['namespace', 'pod', 'job', 'container', 'endpoint'];
+/** Labels that Prometheus adds at the scrape; the last one is the pod's, by the podTargetLabels of its monitor. */
+const always = ['namespace', 'pod', 'job', 'container', 'endpoint', 'rollouts_pod_template_hash'];
 const severities = ['critical', 'warning', 'info'];
 const runbooks = 'https://counterfoil.example/runbooks/';
 const boards = 'https://grafana.example/d/';
@@ -62,26 +65,62 @@ export function ruleProblems(folder: string, known: Known): string[] {
   return [...new Set([...problems, ...testProblems(folder, rules)])].sort();
 }
 
-function problemsOf(rule: Rule, recorded: ReadonlyMap<string, Rule>, known: Known): string[] {
+/** What a query asks that nobody declares, or of any namespace. */
+function queryProblems(query: string, recorded: ReadonlyMap<string, Rule>, known: Known): string[] {
   const problems: string[] = [];
-  const queries = [rule.expr, ...Object.values(rule.annotations ?? {}).flatMap(queriesOf)];
-  for (const query of queries) {
-    const { selectors, labels } = askedBy(query);
-    const there = new Set(['__name__', ...always]);
-    for (const { metric, matchers } of selectors) {
-      if (!matchers.some((m) => m.label === 'namespace' && m.operator === '=' && m.value === 'counterfoil'))
-        problems.push(`${metric} without namespace="counterfoil"`);
-      const own = labelsOf(metric, recorded, known);
-      if (own === undefined) problems.push(`asks ${metric}, which nothing declares`);
-      for (const label of own ?? []) there.add(label);
-      for (const { label } of matchers)
-        if (own !== undefined && ![...always, ...own].includes(label))
-          problems.push(`${metric} has no label ${label}`);
-    }
-    for (const [, made = ''] of query.matchAll(/label_replace\([\s\S]*?,\s*"(\w+)"/g)) there.add(made);
-    for (const label of ['counterfoil_job', 'mode']) if (query.includes('label_replace')) there.add(label);
-    for (const label of labels) if (!there.has(label)) problems.push(`groups by ${label}, which nothing has`);
+  const { selectors, labels } = askedBy(query);
+  const there = new Set(['__name__', ...always]);
+  for (const { metric, matchers } of selectors) {
+    if (!matchers.some((m) => m.label === 'namespace' && m.operator === '=' && m.value === 'counterfoil'))
+      problems.push(`${metric} without namespace="counterfoil"`);
+    const own = labelsOf(metric, recorded, known);
+    if (own === undefined) problems.push(`asks ${metric}, which nothing declares`);
+    for (const label of own ?? []) there.add(label);
+    for (const { label } of matchers)
+      if (own !== undefined && ![...always, ...own].includes(label))
+        problems.push(`${metric} has no label ${label}`);
   }
+  for (const [, made = ''] of query.matchAll(/label_replace\([\s\S]*?,\s*"(\w+)"/g)) there.add(made);
+  for (const label of ['counterfoil_job', 'mode']) if (query.includes('label_replace')) there.add(label);
+  for (const label of labels) if (!there.has(label)) problems.push(`groups by ${label}, which nothing has`);
+  return problems;
+}
+
+interface Templates {
+  readonly spec?: {
+    readonly metrics?: readonly {
+      readonly name: string;
+      readonly provider: { readonly prometheus?: { readonly query: string } };
+    }[];
+  };
+}
+
+/** The same for every query of the AnalysisTemplates in a folder; and each alert that they ask for is one. */
+export function templateProblems(folder: string, rulesIn: string, known: Known): string[] {
+  const rules = readRules(rulesIn);
+  const recorded = new Map(rules.flatMap((rule) => (rule.record === undefined ? [] : [[rule.record, rule]])));
+  const alerts = new Set(rules.flatMap(({ alert }) => alert ?? []));
+  return readdirSync(folder)
+    .sort()
+    .flatMap((file) =>
+      ((parse(readFileSync(join(folder, file), 'utf8')) as Templates).spec?.metrics ?? []).flatMap(
+        ({ name, provider: { prometheus } }) => {
+          const query = prometheus?.query ?? '';
+          const strays = askedBy(query)
+            .selectors.flatMap(({ matchers }) => matchers)
+            .filter(({ label, value }) => label === 'alertname' && !alerts.has(value))
+            .map(({ value }) => `asks for the alert ${value}, which is none`);
+          return [...queryProblems(query, recorded, known), ...strays].map(
+            (problem) => `${file}: ${name}: ${problem}`,
+          );
+        },
+      ),
+    );
+}
+
+function problemsOf(rule: Rule, recorded: ReadonlyMap<string, Rule>, known: Known): string[] {
+  const queries = [rule.expr, ...Object.values(rule.annotations ?? {}).flatMap(queriesOf)];
+  const problems = queries.flatMap((query) => queryProblems(query, recorded, known));
   if (rule.record !== undefined && !hasInstallation(rule, known))
     problems.push('recorded without an installation');
   if (rule.record !== undefined && !/^\w+:\w+:\w+$/.test(rule.record))

@@ -4,7 +4,14 @@ import { expect, test } from 'vitest';
 import { metrics } from '../../jobs/exporter/metrics.ts';
 import { askedBy } from '../alerts/promql.ts';
 import { readRules } from '../alerts/rule-files.ts';
-import { askedByRules, type Declared, declaredByTheModule, type Known, ruleProblems } from './alert-rules.ts';
+import {
+  askedByRules,
+  type Declared,
+  declaredByTheModule,
+  type Known,
+  ruleProblems,
+  templateProblems,
+} from './alert-rules.ts';
 import { fixtures, repository } from './files.ts';
 import { headingsOf } from './markdown.ts';
 
@@ -42,6 +49,19 @@ test('a rule that does not is named', () => {
     'broken.yaml: installation:everywhere:sum: counterfoil_overdue_events without namespace="counterfoil"',
     'broken.yaml: installation:lost:sum: recorded without an installation',
     'broken.yaml: unnamed: not named level:metric:operations',
+  ]);
+});
+
+test('every AnalysisTemplate asks what is declared, of its namespace, and for alerts that there are', () => {
+  expect(templateProblems(join(repository, 'rollouts/analysis'), alertsFolder, known)).toEqual([]);
+});
+
+test('an AnalysisTemplate that does not is named', () => {
+  expect(templateProblems(join(fixtures, 'analysis'), alertsFolder, known)).toEqual([
+    'broken.yaml: stray: asks for the alert CounterfoilFlibber, which is none',
+    'broken.yaml: undeclared: counterfoil_hot_events without namespace="counterfoil"',
+    'broken.yaml: undeclared: counterfoil_hot_events has no label flavour',
+    'broken.yaml: undeclared: asks counterfoil_flibber, which nothing declares',
   ]);
 });
 

@@ -120,6 +120,14 @@ describe('what the checks need', () => {
   });
 });
 
+test('a time zone that the database does not know is refused', async () => {
+  const end = await tryLogin('jobs', 'counterfoil_jobs', { CF_SERVICE_TIME_ZONE: 'Mars/Olympus' });
+  expect(end.exitCode).toBe(2);
+  expect(end.message).toContain('CF_SERVICE_TIME_ZONE');
+  const known = await tryLogin('jobs', 'counterfoil_jobs', { CF_SERVICE_TIME_ZONE: 'Europe/Madrid' });
+  expect(known.exitCode, known.log).toBe(0);
+});
+
 test('a state schema that is not there yet is no refusal: the schema job may be on its way', async () => {
   const end = await tryLogin('jobs', 'counterfoil_jobs', { CF_SCHEMA: 'elsewhere' });
   expect(end.exitCode).toBe(1);

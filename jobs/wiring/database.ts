@@ -1,6 +1,7 @@
 /** The login of one role: it is let in, finds the state schema, may do what its job does, and not more. */
 import { type InspectedCheck, inspectCheck, inspectEvents } from '../checks/inspect.ts';
 import { readChecks } from '../checks/parse.ts';
+import { zoneExists } from '../checks/window-sql.ts';
 import type { Transaction } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import { checkSchemaVersion } from '../runtime/schema-level.ts';
@@ -45,6 +46,13 @@ export const tryDatabase: Attempt = async ({ database, settings, logger }) => {
   if (role === 'owner') return [];
   await database.read(
     async (transaction) => {
+      const zone = zoneExists(settings.CF_SERVICE_TIME_ZONE);
+      const [known] = await transaction.query<{ there: boolean }>(zone.text, zone.params);
+      if (known?.there !== true)
+        throw new RunFailure(
+          'settings_invalid',
+          'CF_SERVICE_TIME_ZONE: the database knows no such time zone',
+        );
       const events = await inspectEvents(transaction, settings.CF_EVENTS_TABLE, new Set());
       if (typeof events === 'string') {
         if (settings.CF_EVENTS_NEEDED) throw new RunFailure('table_missing', events);

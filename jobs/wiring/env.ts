@@ -21,7 +21,12 @@ export const wiringSettings = {
   CF_CHECKS_FILE: optional(),
   /** The service's table of published events. */
   CF_EVENTS_TABLE: z.string().min(1, 'must not be empty').default('event_backups'),
-  /** Whether that table has to be there: event-replay needs it. */
+  /** The zone of the service's `timestamp` columns; the database has to know it. */
+  CF_SERVICE_TIME_ZONE: z
+    .string()
+    .regex(/^[\w+\-/:]{1,64}$/, 'must be the name of a time zone')
+    .default('UTC'),
+  /** Whether the table of events has to be there: event-replay needs it. */
   CF_EVENTS_NEEDED: flag(true),
   /** `endpoint`: the replay endpoint of the service. */
   CF_REPLAY_URL: address,

@@ -18,6 +18,7 @@ test('each right that goes too far is named, and its nearest permitted one is no
     'roles.yaml: in-a-list may create jobs',
     'roles.yaml: restarter may delete pods',
     'roles.yaml: restarter may patch deployments',
+    'roles.yaml: scaler may patch deployments/scale',
     'roles.yaml: shell may create pods/exec',
     'roles.yaml: starter may create cronjobs',
     'roles.yaml: starter may create jobs',

@@ -144,6 +144,11 @@ export class BillingService {
     await this.#namespace.kubectl('wait', '--for=condition=Complete', 'job/billing-migrate', '--timeout=60s');
   }
 
+  /** As load.mjs makes them of their numbers. */
+  sessionId(number: number): string {
+    return `00000000-0000-4000-8000-${String(number).padStart(12, '0')}`;
+  }
+
   get #databaseUrl() {
     return { name: 'DATABASE_URL', valueFrom: { secretKeyRef: { name: 'postgres', key: 'url' } } };
   }
@@ -184,6 +189,43 @@ export class BillingService {
         ],
       },
     };
+  }
+
+  /** A version of it: the Deployment that a Rollout adopts, itself without pods, and what leads to its pods. */
+  async deploy(version: string): Promise<void> {
+    await this.#namespace.apply(
+      {
+        apiVersion: 'apps/v1',
+        kind: 'Deployment',
+        metadata: { name: SERVICE },
+        spec: {
+          replicas: 0,
+          selector: { matchLabels: { app: SERVICE } },
+          template: this.template(version),
+        },
+      },
+      {
+        apiVersion: 'v1',
+        kind: 'Service',
+        metadata: { name: SERVICE },
+        // In-cluster clients never meet a canary past the router.
+        spec: { selector: { app: SERVICE, role: 'stable' }, ports: [{ port: 80, targetPort: 3000 }] },
+      },
+      {
+        apiVersion: 'traefik.io/v1alpha1',
+        kind: 'IngressRoute',
+        metadata: { name: SERVICE },
+        spec: {
+          routes: [
+            {
+              kind: 'Rule',
+              match: `Host(\`${this.host}\`)`,
+              services: [{ kind: 'TraefikService', name: SERVICE }],
+            },
+          ],
+        },
+      },
+    );
   }
 
   /** Customers begin to complete sessions, so many a second, each once, until the namespace is gone. */
@@ -241,8 +283,7 @@ export class BillingService {
 
   /** Completes one session on this very pod. */
   async complete(pod: string, number: number): Promise<void> {
-    const id = `00000000-0000-4000-8000-${String(number).padStart(12, '0')}`;
-    await this.#inPod(pod, 'POST', `/sessions/${id}/complete`);
+    await this.#inPod(pod, 'POST', `/sessions/${this.sessionId(number)}/complete`);
   }
 
   async #inPod(pod: string, method: string, path: string, body?: object): Promise<void> {

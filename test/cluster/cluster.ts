@@ -102,11 +102,11 @@ export class Namespace {
   }
 }
 
-/** Puts the image into the nodes where a command for that is given; else they pull it, or have it. */
-export async function loadImage(): Promise<void> {
+/** Puts an image into the nodes where a command for that is given; else they pull it, or have it. */
+export async function loadImage(image = IMAGE): Promise<void> {
   const command = process.env.IMAGE_LOAD_COMMAND;
   if (command === undefined || command === '') return;
-  await run('sh', ['-c', `${command} ${IMAGE}`]);
+  await run('sh', ['-c', `${command} ${image}`]);
 }
 
 /** Waits until something is so on the cluster; fails with its description, and with what was last seen. */

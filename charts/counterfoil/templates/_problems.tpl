@@ -31,6 +31,9 @@ installs mends them in one go.
 {{- if and $values.rollout.enabled (not $values.exporter.enabled) }}
 - "rollout.enabled needs the exporter, by which each version is judged: set exporter.enabled to true"
 {{- end }}
+{{- if $values.rollout.enabled }}
+{{- include "counterfoil.rolloutProblems" . }}
+{{- end }}
 {{- if and $jobs.backupRetention.enabled (not $jobs.backupRetention.days) }}
 - "jobs.backupRetention.days is required: how long events are kept is a decision of whoever owns them"
 {{- end }}

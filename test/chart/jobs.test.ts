@@ -396,7 +396,7 @@ describe.skipIf(inject('chartTools') === undefined)('a schedule', () => {
               values: [2],
             },
           },
-          { action: 'Ignore', onPodConditions: [{ type: 'DisruptionTarget' }] },
+          { action: 'Ignore', onPodConditions: [{ type: 'DisruptionTarget', status: 'True' }] },
         ]);
     }
   });

@@ -32,6 +32,7 @@ podFailurePolicy:
     - action: Ignore
       onPodConditions:
         - type: DisruptionTarget
+          status: "True"
 template:
   metadata:
     {{- include "counterfoil.podMetadata" . | nindent 4 }}

@@ -84,7 +84,7 @@ CF_GATE_BILLING_PER_MILLE: {{ include "counterfoil.perMille" .Values.thresholds.
 CF_GATE_MINIMUM_BAD: {{ include "counterfoil.text" .Values.thresholds.ratioBadMinimum | quote }}
 CF_GATE_MINIMUM_JUDGED: {{ include "counterfoil.text" .Values.thresholds.ratioJudgedMinimum | quote }}
 {{- if .Values.rollout.enabled }}
-CF_GATE_SAMPLE: {{ include "counterfoil.text" .Values.rollout.gates.sample | quote }}
+CF_GATE_SAMPLE: {{ include "counterfoil.text" .Values.rollout.gates.sample.judged | quote }}
 CF_ROLLOUT_NAME: {{ include "counterfoil.rolloutName" . | quote }}
 CF_REPAIR_AFTER_ABORT: {{ .Values.exporter.repairAfterAbort | quote }}
 {{- end }}

@@ -18,11 +18,12 @@
 {{- mul (regexFind "^[0-9]+" $text | int64) (get $units (regexFind "[smhd]$" $text) | default 0) -}}
 {{- end -}}
 
-{{- /* The modes of the conditions, as a dict; complaints without a source are ignored. */ -}}
+{{- /* The modes of the conditions, as a dict; complaints without a source are ignored, and metrics that are not scraped by us. */ -}}
 {{- define "counterfoil.conditionModes" -}}
 {{- range $name, $condition := .Values.rollout.conditions }}
 {{ $name }}: {{ $condition.mode | default (empty $.Values.complaints.query | ternary "ignore" "abort") | quote }}
 {{- end }}
+service-metrics: {{ $.Values.metrics.service.enabled | ternary $.Values.rollout.conditions.telemetry.mode "ignore" | quote }}
 {{- end -}}
 
 {{- /*
@@ -158,11 +159,10 @@ dryRun:
 {{- max 1 (divf (include "counterfoil.durationSeconds" .time) (include "counterfoil.durationSeconds" .interval) | ceil | int) -}}
 {{- end -}}
 
-{{- /* A metric that waits for good readings and fails when its time is over; never inconclusive. Takes a dict: root, metric, interval, good. */ -}}
+{{- /* A metric that waits for good readings and fails when its time is over; never inconclusive. Takes a dict: root, metric, hold, interval, good. */ -}}
 {{- define "counterfoil.holdMetric" -}}
-{{- $gates := .root.Values.rollout.gates -}}
 {{- $_ := set .metric "interval" .interval -}}
-{{- $_ := set .metric "count" (include "counterfoil.looks" (dict "time" $gates.hold "interval" .interval) | int) -}}
+{{- $_ := set .metric "count" (include "counterfoil.looks" (dict "time" .hold "interval" .interval) | int) -}}
 {{- $_ := set .metric "failureLimit" -1 -}}
 {{- $_ := set .metric "consecutiveSuccessLimit" (int .good) -}}
 {{- $_ := unset .metric "initialDelay" -}}
@@ -304,13 +304,24 @@ dryRun:
 - "rollout.conditions.complaints.mode needs complaints.query: without it nobody knows of complaints"
 {{- end }}
 
-{{- range $place, $interval := dict "rollout.gates.interval" .gates.interval "rollout.gates.reconciliation.interval" .gates.reconciliation.interval }}
-{{- if lt (include "counterfoil.durationSeconds" $.Values.rollout.gates.hold | int64) (include "counterfoil.durationSeconds" $interval | int64) }}
-- {{ printf "rollout.gates.hold is shorter than %s: there would be no second look" $place | quote }}
+{{- range $name := list "sample" "errors" "latency" "reconciliation" }}
+{{- $gates := $.Values.rollout.gates }}
+{{- $gate := get $gates $name }}
+{{- $hold := $gate.hold | default $gates.hold }}
+{{- $interval := $gate.interval | default $gates.interval }}
+{{- if lt (include "counterfoil.durationSeconds" $hold | int64) (include "counterfoil.durationSeconds" $interval | int64) }}
+- {{ printf "the gate %s is held for %s and looked at every %s: there would be no second look" $name $hold $interval | quote }}
+{{- else if and (ne $name "reconciliation") (lt (include "counterfoil.looks" (dict "time" $hold "interval" $interval) | int) (int $gates.goodReadings)) }}
+- {{ printf "the gate %s is held for %s, into which %d good readings do not fit: it could never open" $name $hold (int $gates.goodReadings) | quote }}
 {{- end }}
 {{- end }}
-{{- if lt (include "counterfoil.looks" (dict "time" .gates.hold "interval" .gates.interval) | int) (int .gates.goodReadings) }}
-- "rollout.gates.goodReadings are more than fit into rollout.gates.hold: no gate could ever open"
+{{- if eq .gates.quiet "probe" }}
+{{- range $index, $step := .steps }}
+{{- $gates := include "counterfoil.stepGates" (dict "root" $ "step" $step) | fromYamlArray }}
+{{- if and (or (has "sample" $gates) (has "errors" $gates) (has "latency" $gates)) (or (not (has "probe" $gates)) (has "probe" $.Values.rollout.gates.observe)) }}
+- {{ printf "rollout.gates.quiet is probe, and no probe decides at rollout.steps[%d]: add it to its gates" $index | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range .gates.observe }}
 {{- if not (has . (include "counterfoil.gates" $ | fromYamlArray)) }}
@@ -327,4 +338,9 @@ dryRun:
 - "rollout.router.create with rollout.router.type none: there is no object to make"
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* What the exporter's gate must say where a quiet canary may go on: enough seen and all good, or nothing bad at all. */ -}}
+{{- define "counterfoil.nothingBad" -}}
+result.verdict == "pass" || (result.verdict == "not_enough_data" && len(result.notMeasured) == 0 && result.events.lost == 0 && all(result.billing, .findings.suspected + .findings.open + .discrepancies.missing + .discrepancies.duplicate + (.discrepancies.amount ?? 0) == 0))
 {{- end -}}

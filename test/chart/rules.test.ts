@@ -47,6 +47,34 @@ describe.skipIf(inject('chartTools') === undefined)('the rules of the chart', ()
     expect(tooLarge([objects])).not.toEqual([]);
   });
 
+  test('find what they speak of by its name: the exporter, and each job that has a threshold', async () => {
+    const missing = (rules: readonly Rule[], deployments: readonly string[], cronJobs: readonly string[]) => [
+      ...rules.flatMap(({ annotations, alert }) =>
+        [...(annotations?.description ?? '').matchAll(/deploy\/\{\{ \$labels\.installation \}\}(-[a-z-]+)/g)]
+          .filter(([, end = '']) => !deployments.some((name) => name.endsWith(end)))
+          .map(([place]) => `${alert} speaks of ${place}`),
+      ),
+      ...[...thresholdsOf(rules).keys()].flatMap((name) => {
+        const [, job = '', mode = ''] = /^job_age_seconds (\S+) (\S+)$/.exec(name) ?? [];
+        const found = cronJobs.some((cronJob) => new RegExp(`-${job}(-${mode})?$`).test(cronJob));
+        return job === '' || found ? [] : [`no CronJob for ${job} ${mode}`];
+      }),
+    ];
+    for (const installation of ['', 'i'.repeat(40)]) {
+      const rendered = await render([required, allJobs, { installation }]);
+      const names = (kind: string) => rendered.all(kind).map(({ metadata }) => metadata.name);
+      const rules = rulesOf(renderedGroups(rendered));
+      expect(missing(rules, names('Deployment'), names('CronJob'))).toEqual([]);
+      const without = names('CronJob').filter((name) => !name.endsWith('-flow-probe'));
+      expect(missing(rules, [], without)).toEqual(
+        expect.arrayContaining([
+          'no CronJob for flow-probe probe',
+          'EventLossRateHigh speaks of deploy/{{ $labels.installation }}-exporter',
+        ]),
+      );
+    }
+  });
+
   test('are not there without the exporter, and not where they are switched off', async () => {
     expect(await rulesWith({ exporter: { enabled: false } })).toEqual([]);
     expect(await rulesWith({ prometheusRule: { enabled: false } })).toEqual([]);

@@ -5,8 +5,9 @@ import { fileURLToPath } from 'node:url';
 import { eventually, type Namespace } from './cluster.ts';
 
 export const SERVICE = 'billing';
-export const DATABASE_SECRET = 'counterfoil-database';
-export const TOKEN_SECRET = 'counterfoil-token';
+/** As charts/counterfoil/examples/staging.yaml names them. */
+const DATABASE_SECRET = 'billing-database';
+const TOKEN_SECRET = 'billing-token';
 
 const read = (path: string) => readFileSync(fileURLToPath(new URL(path, import.meta.url)), 'utf8');
 

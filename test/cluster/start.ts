@@ -15,6 +15,15 @@ function missing(): string | undefined {
     return 'kubectl has no plugin argo rollouts: put kubectl-argo-rollouts on the PATH';
   if (kubectl('get', 'crd', 'traefikservices.traefik.io').status !== 0)
     return 'the cluster has no Traefik: install it (CONTRIBUTING.md, "A cluster")';
+  const images = ['jobs', 'reference-service'].map(
+    (name) => `counterfoil/${name}:${process.env.CLUSTER_IMAGE_TAG ?? 'cluster-test'}`,
+  );
+  // What is not put into the nodes they pull.
+  if (
+    (process.env.IMAGE_LOAD_COMMAND ?? '') !== '' &&
+    spawnSync('docker', ['image', 'inspect', ...images]).status !== 0
+  )
+    return `Docker has no ${images.join(' and ')}: npm run images -- --tag cluster-test`;
   return undefined;
 }
 

@@ -26,6 +26,8 @@ test('.ci/run can be run, stops at the first failure, and installs, tests and sh
     'npm ci',
     'npm test',
     'npm run --silent demo',
+    'npm run --silent test:containers',
+    'npm run --silent images',
     'npm run --silent test:cluster',
   ])
     expect(script).toContain(line);

@@ -72,6 +72,14 @@ export default defineConfig({
           testTimeout: 60_000,
         },
       },
+      {
+        test: {
+          name: 'rollouts',
+          include: ['test/rollouts/*.test.ts'],
+          globalSetup: 'test/rollouts/global-setup.ts',
+          testTimeout: 60_000,
+        },
+      },
       // Needs a cluster, so it is left out of `npm test`: `npm run test:cluster`.
       {
         test: {

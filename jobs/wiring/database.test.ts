@@ -1,14 +1,19 @@
+import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checksFile, sessionBilling } from '../../test/builders/checks.ts';
 import { run } from '../../test/builders/run.ts';
 import { createTestDatabase, type TestDatabase, type TestRole } from '../../test/postgres/database.ts';
 import { wiringJob } from './job.ts';
 
+/** Not of this database alone, so it goes by itself. */
+const SEEING = `wiring_${randomBytes(6).toString('hex')}`;
+
 let database: TestDatabase;
 beforeAll(async () => {
   database = await createTestDatabase();
 });
 afterAll(async () => {
+  await database.query(`DROP ROLE IF EXISTS ${SEEING}`);
   await database.drop();
 });
 
@@ -118,6 +123,23 @@ describe('what the checks need', () => {
       },
     );
   });
+});
+
+test('a role that does not see the transactions of others is refused where a gate needs it, and only there', async () => {
+  const stats = { CF_STATS_NEEDED: 'true' };
+  const blind = await tryLogin('jobs', 'counterfoil_jobs', stats);
+  expect(blind.exitCode).toBe(2);
+  expect(blind.message).toContain('GRANT pg_read_all_stats TO counterfoil_jobs;');
+  expect((await tryLogin('exporter', 'counterfoil_exporter', stats)).exitCode).toBe(0);
+  // As a login of its own with the grant: roles belong to the whole server, where other tests are blind on purpose.
+  await database.query(
+    `CREATE ROLE ${SEEING} LOGIN PASSWORD 'x' IN ROLE counterfoil_jobs, pg_read_all_stats`,
+  );
+  const url = new URL(database.url);
+  url.username = SEEING;
+  url.password = 'x';
+  const seeing = await tryLogin('jobs', 'counterfoil_jobs', { ...stats, DATABASE_URL: url.href });
+  expect(seeing.exitCode, seeing.log).toBe(0);
 });
 
 test('a time zone that the database does not know is refused', async () => {

@@ -44,6 +44,11 @@ export const tryDatabase: Attempt = async ({ database, settings, logger }) => {
   if (role === 'owner' && !login.mayCreate) lacking.push('CREATE on the state schema');
   if (lacking.length > 0) throw new RunFailure('grant_missing', missing(role, login.role, lacking));
   if (role === 'owner') return [];
+  if (role === 'jobs' && settings.CF_STATS_NEEDED && !login.seesOthers)
+    throw new RunFailure(
+      'grant_missing',
+      `the canary's gate on bills never comes clean: GRANT pg_read_all_stats TO ${login.role};`,
+    );
   await database.read(
     async (transaction) => {
       const zone = zoneExists(settings.CF_SERVICE_TIME_ZONE);

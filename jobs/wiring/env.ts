@@ -28,6 +28,8 @@ export const wiringSettings = {
     .default('UTC'),
   /** Whether the table of events has to be there: event-replay needs it. */
   CF_EVENTS_NEEDED: flag(true),
+  /** Whether `jobs` has to see when the transactions of others began: the canary's gate on bills needs it. */
+  CF_STATS_NEEDED: flag(false),
   /** `endpoint`: the replay endpoint of the service. */
   CF_REPLAY_URL: address,
   /** `endpoint`: its bearer token. */

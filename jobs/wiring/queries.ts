@@ -9,18 +9,27 @@ export interface Login {
   readonly standby: boolean;
   /** Whether it may make tables in the state schema. */
   readonly mayCreate: boolean;
+  /** Whether it sees when the transactions of others began. */
+  readonly seesOthers: boolean;
 }
 
 export async function readLogin(transaction: Transaction): Promise<Login> {
-  const [row] = await transaction.query<{ role: string; standby: boolean; may_create: boolean }>(
+  const [row] = await transaction.query<{
+    role: string;
+    standby: boolean;
+    may_create: boolean;
+    sees_others: boolean;
+  }>(
     `-- wiring: readLogin
      SELECT quote_ident(current_user) AS role, pg_is_in_recovery() AS standby,
-            coalesce(has_schema_privilege(to_regnamespace(current_schema())::oid, 'CREATE'), false) AS may_create`,
+            coalesce(has_schema_privilege(to_regnamespace(current_schema())::oid, 'CREATE'), false) AS may_create,
+            pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_others`,
   );
   return {
     role: row?.role ?? 'nobody',
     standby: row?.standby ?? false,
     mayCreate: row?.may_create ?? false,
+    seesOthers: row?.sees_others ?? false,
   };
 }
 

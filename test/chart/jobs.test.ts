@@ -1,4 +1,5 @@
 /** What the processes are told, and when they run: both ways, and with the job's own reading of its settings. */
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, inject, test } from 'vitest';
 import { backupRetentionSettings } from '../../jobs/backup-retention/env.ts';
 import { billingReconciliationSettings } from '../../jobs/billing-reconciliation/env.ts';
@@ -435,6 +436,32 @@ describe.skipIf(inject('chartTools') === undefined)('a schedule', () => {
     expect(new Set([...one, ...other]).size).toBe(12);
   });
 });
+
+/** `kind name` of each object of ours that a command of the runbooks names. */
+function namedBy(runbooks: readonly string[]): string[] {
+  const kinds: Readonly<Record<string, string>> = { cronjob: 'CronJob', deploy: 'Deployment' };
+  const found = runbooks.flatMap((text) =>
+    [...text.matchAll(/\b(cronjob|deploy)[/ ](counterfoil-[\w-]+)/g)].map(
+      ([, kind = '', name]) => `${kinds[kind]} ${name}`,
+    ),
+  );
+  return [...new Set(found)].sort();
+}
+
+test.skipIf(inject('chartTools') === undefined)(
+  'what the runbooks name is there, in a release as they are written for',
+  async () => {
+    const folder = new URL('../../docs/runbooks/', import.meta.url);
+    const texts = readdirSync(folder).map((name) => readFileSync(new URL(name, folder), 'utf8'));
+    const named = namedBy(texts);
+    expect(named).toContain('CronJob counterfoil-billing-reconciliation-incremental');
+    expect(named).toContain('Deployment counterfoil-exporter');
+    const rendered = await render(required, { release: 'counterfoil', namespace: 'counterfoil' });
+    const there = new Set(rendered.objects.map(({ kind, metadata }) => `${kind} ${metadata.name}`));
+    expect(named.filter((name) => !there.has(name))).toEqual([]);
+    expect(there.has(namedBy(['--from=cronjob/counterfoil-billing-reconciliation x'])[0] ?? '')).toBe(false);
+  },
+);
 
 describe.skipIf(inject('chartTools') === undefined)('the schema job', () => {
   const schemaJobs = async (values: Layers) =>

@@ -13,7 +13,10 @@ const rbac = parseAllDocuments(
 const rulesOfTheExporter = rbac.find(({ kind }) => kind === 'Role')?.rules;
 
 const guarded = (values: Layers = required): Layers =>
-  [values, { rollout: { enabled: true, deployment: 'billing' } }].flat();
+  [
+    values,
+    { rollout: { enabled: true, deployment: 'billing', replicas: 4, router: { type: 'traefik' } } },
+  ].flat();
 const withToken = (rendered: Rendered) =>
   podsOf(rendered)
     .filter(({ spec }) => spec.automountServiceAccountToken)

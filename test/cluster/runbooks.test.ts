@@ -103,7 +103,7 @@ let namespace: Namespace;
 beforeAll(async () => {
   await loadImage();
   namespace = await Namespace.create();
-  await namespace.apply(exporter, cronJob('event-replay'), cronJob('billing-reconciliation'), billing('v1'));
+  await namespace.apply(exporter, cronJob('event-replay'), cronJob('billing-reconciliation-incremental'), billing('v1'));
   await namespace.kubectl('rollout', 'status', 'deploy/counterfoil-exporter', '--timeout=120s');
   await inPhase('Healthy');
   await namespace.apply(billing('v2'));
@@ -141,7 +141,7 @@ test('there are commands, and the tests below run those that act', () => {
       'kubectl argo rollouts abort billing -n counterfoil',
       'kubectl argo rollouts promote billing -n counterfoil',
       'kubectl argo rollouts undo billing -n counterfoil',
-      'kubectl create job -n counterfoil --from=cronjob/counterfoil-billing-reconciliation reconcile-now',
+      'kubectl create job -n counterfoil --from=cronjob/counterfoil-billing-reconciliation-incremental reconcile-now',
       'kubectl create job -n counterfoil --from=cronjob/counterfoil-event-replay replay-now',
       `kubectl patch cronjob counterfoil-event-replay -n counterfoil -p '{"spec":{"suspend":false}}'`,
       'kubectl rollout restart -n counterfoil deploy/counterfoil-exporter',
@@ -165,7 +165,7 @@ test.each(looks)('%s', async (line) => {
 
 test.each([
   ['event-replay', 'replay-now'],
-  ['billing-reconciliation', 'reconcile-now'],
+  ['billing-reconciliation-incremental', 'reconcile-now'],
 ])('%s is started at once by a Job from its CronJob, suspended or not', async (job, name) => {
   const { output, failed } = await runLine(
     `kubectl create job -n counterfoil --from=cronjob/counterfoil-${job} ${name}`,

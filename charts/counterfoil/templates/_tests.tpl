@@ -10,6 +10,9 @@ database-{{ $role }}:
   settings:
     CF_SUBJECT: database
     CF_ROLE: {{ $role }}
+    {{- if and (eq $role "jobs") $values.rollout.enabled (has "reconciliation" (include "counterfoil.gates" $ | fromYamlArray)) }}
+    CF_STATS_NEEDED: "true"
+    {{- end }}
 {{- end }}
 {{- if and $values.jobs.eventReplay.enabled (not $values.service.republishFunction) }}
 endpoint:

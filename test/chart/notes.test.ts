@@ -1,0 +1,163 @@
+/** What helm prints after an install: what is protected, what is not, and what to do first. */
+import { describe, expect, inject, test } from 'vitest';
+import { type Layers, renderNotes, required } from './render.ts';
+
+/** The rows of the first table: what, and whether. */
+const protection = (notes: string) =>
+  Object.fromEntries(
+    [...notes.matchAll(/^ {2}(\S.*?) +(yes|NO) +\S.*$/gm)].map(([, what = '', whether]) => [what, whether]),
+  );
+const gaps = (notes: string) => [...notes.matchAll(/^ {2}! (.*)$/gm)].map(([, gap = '']) => gap);
+
+const guarded = {
+  rollout: { enabled: true, deployment: 'billing', replicas: 4, router: { type: 'traefik' } },
+};
+/** Nothing is left to complain of. */
+const whole: Layers = [
+  required,
+  guarded,
+  {
+    service: { correctionsPath: '/admin/billing/corrections', podLabels: { app: 'billing' } },
+    metrics: { service: { enabled: true } },
+    prometheusRule: {
+      runbookBaseUrl: 'https://wiki.example.org/runbooks/',
+      dashboardBaseUrl: 'https://grafana.example.org/d/',
+    },
+    complaints: { query: 'vector(0)' },
+    alertmanagerConfig: { enabled: true },
+    jobs: { flowProbe: { enabled: true }, backupRetention: { enabled: true, days: 90 } },
+  },
+];
+const and = (...layers: object[]): Layers =>
+  [whole, ...layers].flat() as readonly (string | Record<string, unknown>)[];
+
+describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
+  test('say of three values what is protected, and what is not', async () => {
+    const notes = await renderNotes(required);
+    expect(protection(notes)).toEqual({
+      'lost events come back': 'yes',
+      'every fact has its right bill': 'yes',
+      'what is missing is mended': 'yes',
+      'the flow is walked as a customer': 'NO',
+      'processed events are deleted': 'NO',
+      'people are told': 'yes',
+      'releases stop themselves': 'NO',
+    });
+    expect(gaps(notes)).toContain('A bad release reaches all customers: rollout.enabled is false.');
+    expect(notes).not.toContain('ADOPTING');
+  });
+
+  test('have no gap to tell where there is none', async () => {
+    const notes = await renderNotes(whole);
+    expect(Object.values(protection(notes))).toEqual(Array(7).fill('yes'));
+    expect(gaps(notes)).toEqual([]);
+    expect(notes).not.toContain('WHAT IS NOT');
+  });
+
+  test.each<[string, object, RegExp]>([
+    [
+      'replay',
+      {
+        jobs: { eventReplay: { enabled: false }, billingReconciliation: { repair: false } },
+        exporter: { repairAfterAbort: false },
+      },
+      /^Lost events stay lost/,
+    ],
+    ['reconciliation', { jobs: { billingReconciliation: { enabled: false } } }, /^Nobody compares facts/],
+    ['one mode', { jobs: { billingReconciliation: { full: { enabled: false } } } }, /has no mode full/],
+    ['repair', { jobs: { billingReconciliation: { repair: false } } }, /found and not mended/],
+    ['corrections', { service: { correctionsPath: '' } }, /^Approved corrections are refused/],
+    ['an outbox', { service: { republishFunction: 'f' } }, /outbox of a predecessor/],
+    [
+      'a job that is suspended',
+      { jobs: { eventReplay: { overrides: { suspend: true } } } },
+      /^jobs\.eventReplay stands still/,
+    ],
+    ['the migration', { jobs: { schema: { mode: 'none' } } }, /^Nobody migrates/],
+    ['a dry retention', { jobs: { backupRetention: { dryRun: true } } }, /named and not deleted/],
+    ['a monitor', { metrics: { podMonitor: { enabled: false } } }, /^No monitor asks/],
+    ['the alerts', { prometheusRule: { enabled: false }, rollout: { enabled: false } }, /^Nobody is told/],
+    ['shared alerts', { prometheusRule: { shared: true } }, /those of another release/],
+    [
+      'one alert',
+      { prometheusRule: { disabled: { CounterfoilOverdueEvents: true } } },
+      /^The alert CounterfoilOverdueEvents is left out/,
+    ],
+    [
+      'runbooks',
+      { prometheusRule: { runbookBaseUrl: 'https://counterfoil.example/runbooks/' } },
+      /runbooks that are not there/,
+    ],
+    [
+      'dashboards',
+      { prometheusRule: { dashboardBaseUrl: 'https://grafana.example/d/' } },
+      /dashboards that are not there/,
+    ],
+    ['inhibition', { alertmanagerConfig: { enabled: false } }, /page several times/],
+    ['complaints', { complaints: { query: '' } }, /^Nobody counts complaints/],
+    [
+      'the service’s metrics',
+      { metrics: { service: { enabled: false } } },
+      /metrics\.service\.enabled is false/,
+    ],
+    ['versions', { service: { versions: false } }, /service\.versions is false/],
+    ['the canary', { rollout: { enabled: false } }, /^A bad release reaches all customers/],
+    [
+      'a condition',
+      { rollout: { conditions: { loss: { mode: 'observe' } } } },
+      /^No release is rolled back at once for loss/,
+    ],
+    ['a gate', { rollout: { gates: { observe: ['probe'] } } }, /^The gate probe only shows/],
+    ['the router', { rollout: { replicas: 100, router: { type: 'none' } } }, /share of the pods/],
+    ['the network policies', { networkPolicy: { enabled: false } }, /may reach anything/],
+  ])('say aloud that it is off: %s', async (_, values, sentence) => {
+    const found = gaps(await renderNotes(and(values)));
+    expect(found.filter((gap) => sentence.test(gap))).toHaveLength(1);
+  });
+
+  test('say that without the exporter there is nothing to see, and then nothing of its parts', async () => {
+    const found = gaps(await renderNotes([required, { exporter: { enabled: false } }]));
+    expect(found).toContain(
+      'There are no metrics, no alerts, no dashboards and no canary: exporter.enabled is false.',
+    );
+    expect(found.join(' ')).not.toContain('runbooks');
+  });
+
+  test('name the two steps of the service’s own chart where its Deployment is adopted, and only there', async () => {
+    const notes = await renderNotes(whole);
+    expect(notes).toContain('ADOPTING THE DEPLOYMENT billing');
+    expect(notes).toContain('`replicas: 0`');
+    expect(notes).toContain('`role: stable`');
+    const owning = await renderNotes(
+      and({
+        rollout: {
+          deployment: '',
+          selector: { matchLabels: { app: 'billing' } },
+          template: {
+            metadata: { labels: { app: 'billing' } },
+            spec: { containers: [{ name: 'billing', image: 'billing' }] },
+          },
+        },
+      }),
+    );
+    expect(owning).not.toContain('ADOPTING');
+  });
+
+  test('name commands with the names of this release', async () => {
+    const notes = await renderNotes(whole);
+    expect(notes).toContain('helm test guard -n shop --logs');
+    expect(notes).toContain(
+      'exec -n shop deploy/guard-counterfoil-exporter -- env CF_EXPORTER_URL=http://127.0.0.1:9464',
+    );
+    expect(notes).toContain('kubectl argo rollouts get rollout billing -n shop');
+    expect(notes).toContain('helm uninstall guard -n shop');
+    expect(notes).toContain('keeps the Rollout, its Services and its analysis');
+    expect(await renderNotes(required)).not.toContain('argo rollouts');
+  });
+
+  test('hold no name of a Secret', async () => {
+    const notes = await renderNotes(whole);
+    expect(notes).not.toContain('billing-database');
+    expect(notes).not.toContain('billing-token');
+  });
+});

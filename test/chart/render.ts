@@ -44,11 +44,16 @@ export interface RenderOptions {
 
 export class Rendered {
   readonly text: string;
-  readonly objects: readonly KubernetesObject[];
+  #objects: readonly KubernetesObject[] | undefined;
 
   constructor(text: string) {
     this.text = text;
-    this.objects = readObjects(text);
+  }
+
+  /** Read when first asked for: some tests look at the text alone. */
+  get objects(): readonly KubernetesObject[] {
+    this.#objects ??= readObjects(this.text);
+    return this.#objects;
   }
 
   all(kind: string): readonly KubernetesObject[] {
@@ -125,6 +130,23 @@ function renderedOf(text: string): Rendered {
   return known;
 }
 
+/** As many helms at once as the smallest machine that we know of has cores. */
+const atOnce = 2;
+const waiting: (() => void)[] = [];
+let running = 0;
+
+async function inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+  if (running >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve));
+  else running += 1;
+  try {
+    return await work();
+  } finally {
+    const next = waiting.shift();
+    if (next === undefined) running -= 1;
+    else next();
+  }
+}
+
 function helm(command: readonly string[], values: Layers, options: RenderOptions): Promise<Answer> {
   const tools = inject('chartTools');
   if (tools === undefined) throw new Error('helm is missing');
@@ -143,7 +165,7 @@ function helm(command: readonly string[], values: Layers, options: RenderOptions
     ...(isUpgrade ? ['--is-upgrade'] : []),
   ];
   const key = JSON.stringify([program, ...given]);
-  const answer = answers.get(key) ?? call(program, given);
+  const answer = answers.get(key) ?? inTurn(() => call(program, given));
   answers.set(key, answer);
   return answer;
 }

@@ -100,6 +100,7 @@ export interface RolloutStatus {
     readonly phase?: string;
     readonly abort?: boolean;
     readonly abortedAt?: string;
+    readonly message?: string;
     readonly currentPodHash?: string;
     readonly stableRS?: string;
     readonly canary?: { readonly weights?: { readonly canary: { readonly weight: number } } };

@@ -103,7 +103,12 @@ let namespace: Namespace;
 beforeAll(async () => {
   await loadImage();
   namespace = await Namespace.create();
-  await namespace.apply(exporter, cronJob('event-replay'), cronJob('billing-reconciliation-incremental'), billing('v1'));
+  await namespace.apply(
+    exporter,
+    cronJob('event-replay'),
+    cronJob('billing-reconciliation-incremental'),
+    billing('v1'),
+  );
   await namespace.kubectl('rollout', 'status', 'deploy/counterfoil-exporter', '--timeout=120s');
   await inPhase('Healthy');
   await namespace.apply(billing('v2'));

@@ -95,7 +95,7 @@ export async function findTool(
   const built = join(module, 'bin', name);
   // A change of go.mod is a change of the version.
   if (existsSync(built) && writtenAt(built) > newestSource(module)) return built;
-  const [go] = onPath(['go'], environment.PATH);
+  const go = goOf(environment);
   if (go !== undefined && existsSync(join(module, 'go.mod'))) return await build(go, tool, built);
   throw new Error(
     `${name}${wanted(tool)} is missing${unfit.length === 0 ? '' : ` (${unfit.join(', ')})`}: ` +
@@ -125,12 +125,19 @@ export async function findTools<Name extends ToolName>(
   return found as Record<Name, string>;
 }
 
-/** The Go that builds tools and downloads modules, and what to install where there is none. */
+/**
+ * The Go that builds tools and downloads modules.
+ * @throws Error with one line that says what to install
+ */
 export function findGo(environment: Readonly<Record<string, string | undefined>> = process.env): string {
-  const [go] = onPath(['go'], environment.PATH);
+  const go = goOf(environment);
   if (go === undefined) throw new Error('go is missing: install Go 1.26 or newer');
   return go;
 }
+
+/** Go's own instructions install it where few shells look. */
+const goOf = ({ PATH = '' }: Readonly<Record<string, string | undefined>>): string | undefined =>
+  onPath(['go'], `${PATH}${delimiter}/usr/local/go/bin`)[0];
 
 function onPath(names: readonly string[], path = ''): string[] {
   return path

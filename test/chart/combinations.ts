@@ -8,6 +8,99 @@ export interface Combination {
   readonly options?: RenderOptions;
 }
 
+/** A guarded release, whose Deployment is adopted. */
+const guarded = {
+  service: { podLabels: { app: 'billing' } },
+  metrics: { service: { enabled: true } },
+} as const satisfies Values;
+const adopted = { enabled: true, deployment: 'billing', replicas: 4 } as const;
+const owned = {
+  enabled: true,
+  replicas: 100,
+  selector: { matchLabels: { app: 'billing' } },
+  template: {
+    metadata: { labels: { app: 'billing' } },
+    spec: { containers: [{ name: 'billing', image: 'billing:1', ports: [{ containerPort: 3000 }] }] },
+  },
+} as const;
+const mode = (name: 'ignore' | 'observe' | 'hold') => ({
+  loss: { mode: name },
+  billing: { mode: name },
+  crashes: { mode: name },
+  telemetry: { mode: name },
+});
+
+const ofRollouts: readonly Combination[] = [
+  ...(['nginx', 'traefik', 'istio', 'alb', 'gatewayAPI'] as const).map((type) => ({
+    name: `an adopted Deployment behind ${type}, whose object the chart makes`,
+    values: {
+      ...guarded,
+      rollout: { ...adopted, router: { type, create: true, host: 'billing.example.org', gateway: 'edge' } },
+    },
+  })),
+  { name: 'a hundred pods of its own without a router', values: { ...guarded, rollout: owned } },
+  {
+    name: 'a number of pods that a HorizontalPodAutoscaler sets',
+    values: { ...guarded, rollout: { ...owned, autoscaled: true, router: { type: 'istio', name: 'edge' } } },
+  },
+  {
+    name: 'conditions that only show themselves, and gates as well',
+    values: {
+      ...guarded,
+      rollout: {
+        ...adopted,
+        router: { type: 'nginx' },
+        conditions: mode('observe'),
+        gates: { observe: ['sample', 'errors', 'latency', 'probe', 'reconciliation'] },
+      },
+    },
+  },
+  {
+    name: 'conditions that hold, complaints among them, and quiet hours that the probe decides',
+    values: {
+      ...guarded,
+      complaints: { query: 'sum(increase(complaints_total[1d]))' },
+      rollout: {
+        ...adopted,
+        router: { type: 'traefik' },
+        conditions: { ...mode('hold'), complaints: { mode: 'hold' } },
+        gates: { quiet: 'probe' },
+      },
+    },
+  },
+  {
+    name: 'no conditions and no gates',
+    values: {
+      rollout: {
+        ...adopted,
+        router: { type: 'traefik' },
+        conditions: mode('ignore'),
+        steps: [
+          { weight: 5, pause: '2h' },
+          { weight: 100, pause: '1h' },
+        ],
+      },
+    },
+  },
+  {
+    name: 'a canary whose events have no version, and a Prometheus that asks who calls',
+    values: {
+      service: { ...guarded.service, versions: false },
+      metrics: { service: { elsewhere: true }, prometheusUrl: 'https://metrics.example.org' },
+      rollout: {
+        ...adopted,
+        router: { type: 'traefik' },
+        prometheus: {
+          headers: { 'X-Scope-OrgID': 'shop' },
+          token: { existingSecret: 'metrics' },
+          timeoutSeconds: 10,
+          insecure: true,
+        },
+      },
+    },
+  },
+];
+
 export const combinations: readonly Combination[] = [
   { name: 'the three required values alone', values: {} },
   {
@@ -203,6 +296,7 @@ export const combinations: readonly Combination[] = [
       ],
     },
   },
+  ...ofRollouts,
 ];
 
 /** As helm takes them. */

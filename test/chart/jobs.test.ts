@@ -11,7 +11,7 @@ import { runtimeSettings } from '../../jobs/runtime/env.ts';
 import { wiringSettings } from '../../jobs/wiring/env.ts';
 import { environmentOf, jobOf, podsOf } from './pods.ts';
 import { type KubernetesObject, type Layers, render, renderFails, required } from './render.ts';
-import { everything } from './values-of-jobs.ts';
+import { everything, guarded } from './values-of-jobs.ts';
 
 const settingsOf: Readonly<Record<string, SettingsShape>> = {
   schema: {},
@@ -32,7 +32,8 @@ const filledIn = (environment: Readonly<Record<string, string>>) =>
         ? name === 'DATABASE_URL'
           ? 'postgresql://somebody@database/service'
           : 'made-up'
-        : value,
+        : // What an analysis fills in.
+          value.replace(/^\{\{args\.[\w-]+\}\}$/, '2h'),
     ]),
   );
 
@@ -63,6 +64,7 @@ describe.skipIf(inject('chartTools') === undefined)('each process', () => {
       'an outbox in place of the endpoint',
       { ...required, token: {}, service: { name: 'billing', republishFunction: 'republish_to_outbox' } },
     ],
+    ['a canary, whose gates are Jobs', [required, guarded]],
     ['replay that runs always', { ...required, jobs: { eventReplay: { mode: 'deployment' } } }],
   ])('takes what it is told, with %s', async (_, values) => {
     const pods = podsOf(await render(values));
@@ -240,6 +242,30 @@ describe.skipIf(inject('chartTools') === undefined)('each process', () => {
     expect(deployment.spec.replicas).toBe(2);
     expect(environmentOf(deployment.spec.template.spec)).toMatchObject({ CF_MODE: 'continuous' });
     expect(deployment.spec.template.spec.restartPolicy).toBeUndefined();
+  });
+
+  test('knows of the Rollout where there is one: the exporter watches it, and replay goes past the canary', async () => {
+    const values = [required, guarded, { rollout: { name: 'bills', gates: { sample: { judged: 77 } } } }];
+    expect(await told(values, 'Deployment', 'guard-counterfoil-exporter')).toMatchObject({
+      CF_ROLLOUT_NAME: 'bills',
+      CF_REPAIR_AFTER_ABORT: 'true',
+      CF_GATE_SAMPLE: '77',
+    });
+    expect(await told(values, 'CronJob', 'guard-counterfoil-event-replay')).toMatchObject({
+      CF_REPLAY_URL: 'http://bills-stable/admin/events/replay',
+    });
+    expect(await told(values, 'Pod', 'guard-counterfoil-test-exporter')).toMatchObject({
+      CF_ROLLOUT_NAME: 'bills',
+    });
+    expect(await told(values, 'Pod', 'guard-counterfoil-test-database-jobs')).toMatchObject({
+      CF_STATS_NEEDED: 'true',
+    });
+    const without = await told(required, 'Deployment', 'guard-counterfoil-exporter');
+    expect(without).not.toHaveProperty('CF_ROLLOUT_NAME');
+    expect(without).not.toHaveProperty('CF_REPAIR_AFTER_ABORT');
+    expect(await told(required, 'Pod', 'guard-counterfoil-test-database-jobs')).not.toHaveProperty(
+      'CF_STATS_NEEDED',
+    );
   });
 
   test('does not say 1e+06 for a large number', async () => {

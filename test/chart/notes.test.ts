@@ -11,6 +11,7 @@ const gaps = (notes: string) => [...notes.matchAll(/^ {2}! (.*)$/gm)].map(([, ga
 
 const guarded = {
   rollout: { enabled: true, deployment: 'billing', replicas: 4, router: { type: 'traefik' } },
+  metrics: { service: { elsewhere: true } },
 };
 /** Nothing is left to complain of. */
 const whole: Layers = [
@@ -18,7 +19,7 @@ const whole: Layers = [
   guarded,
   {
     service: { correctionsPath: '/admin/billing/corrections', podLabels: { app: 'billing' } },
-    metrics: { service: { enabled: true } },
+    metrics: { service: { enabled: true, elsewhere: false } },
     prometheusRule: {
       runbookBaseUrl: 'https://wiki.example.org/runbooks/',
       dashboardBaseUrl: 'https://grafana.example.org/d/',
@@ -97,8 +98,8 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
     ['complaints', { complaints: { query: '' } }, /^Nobody counts complaints/],
     [
       'the service’s metrics',
-      { metrics: { service: { enabled: false } } },
-      /metrics\.service\.enabled is false/,
+      { metrics: { service: { enabled: false } }, rollout: { enabled: false } },
+      /^Nobody is known to scrape the service/,
     ],
     ['versions', { service: { versions: false } }, /service\.versions is false/],
     ['the canary', { rollout: { enabled: false } }, /^A bad release reaches all customers/],
@@ -113,6 +114,11 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
   ])('say aloud that it is off: %s', async (_, values, sentence) => {
     const found = gaps(await renderNotes(and(values)));
     expect(found.filter((gap) => sentence.test(gap))).toHaveLength(1);
+  });
+
+  test('do not say it of the service’s metrics where something else scrapes them', async () => {
+    const found = gaps(await renderNotes(and({ metrics: { service: { enabled: false, elsewhere: true } } })));
+    expect(found).toEqual([]);
   });
 
   test('say that without the exporter there is nothing to see, and then nothing of its parts', async () => {

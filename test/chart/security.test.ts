@@ -12,7 +12,7 @@ import {
   render,
   required,
 } from './render.ts';
-import { everything } from './values-of-jobs.ts';
+import { everything, guarded } from './values-of-jobs.ts';
 
 const good = (): PodSpec => ({
   automountServiceAccountToken: false,
@@ -114,6 +114,7 @@ describe.skipIf(inject('chartTools') === undefined)('every pod', () => {
   test.each<[string, Layers]>([
     ['three values', required],
     ['everything', everything],
+    ['the Jobs of a canary’s gates', [required, guarded]],
     ['no user of its own', [required, { pod: { runAsUser: null } }]],
   ])('keeps to it, with %s', async (_, values) => {
     for (const { owner, spec } of podsOf(await render(values)))
@@ -129,7 +130,7 @@ describe.skipIf(inject('chartTools') === undefined)('every pod', () => {
   });
 
   test('has an account of this release', async () => {
-    for (const values of [required, everything]) {
+    for (const values of [required, everything, [required, guarded]] satisfies Layers[]) {
       const rendered = await render(values);
       for (const { owner, spec } of podsOf(rendered))
         expect([owner, rendered.has('ServiceAccount', spec.serviceAccountName)]).toEqual([owner, true]);
@@ -266,6 +267,7 @@ describe.skipIf(inject('chartTools') === undefined)('a network policy', () => {
     for (const values of [
       required,
       everything,
+      [required, guarded],
       [required, { jobs: { eventReplay: { mode: 'deployment' }, schema: { mode: 'job' } } }],
     ] satisfies Layers[])
       expect(policyProblems(await render(values))).toEqual([]);

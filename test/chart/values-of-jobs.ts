@@ -78,3 +78,9 @@ export const everything: Values = {
     ratioJudgedMinimum: 500,
   },
 };
+
+/** Every release is guarded by a Rollout that adopts the service's Deployment. */
+export const guarded: Values = {
+  rollout: { enabled: true, deployment: 'billing', replicas: 4, router: { type: 'traefik' } },
+  metrics: { service: { elsewhere: true } },
+};

@@ -78,8 +78,8 @@
 - "Nobody counts complaints: complaints.query is empty."
 {{- end }}
 {{- end }}
-{{- if not $values.metrics.service.enabled }}
-- "Whether the service itself is scraped is not known here: metrics.service.enabled is false. Its alerts and the gates errors and latency need it."
+{{- if not (or $values.metrics.service.enabled $values.metrics.service.elsewhere) }}
+- "Nobody is known to scrape the service itself, which its alerts need: metrics.service.enabled and metrics.service.elsewhere are false."
 {{- end }}
 {{- end }}
 {{- if not $values.service.versions }}

@@ -43,6 +43,13 @@ export const wiringSettings = {
   CF_PROMETHEUS_URL: address,
   /** `prometheus`: the namespace that the series carry; the chart fills in that of the release. */
   CF_NAMESPACE: optional(),
+  /** `prometheus`: the groups of rules that it has to have, separated by commas; all of alerts/ when left out. */
+  CF_RULE_GROUPS: optional().pipe(
+    z
+      .string()
+      .regex(/^[\w-]+(,[\w-]+)*$/, 'must be names separated by commas')
+      .optional(),
+  ),
   /** `exporter`: where the exporter answers. */
   CF_EXPORTER_URL: address,
   /** `exporter`: the Rollout of which it has to know something fresh; without it, nothing is asked. */

@@ -39,14 +39,15 @@ export const tryPrometheus: Attempt = async (context) => {
   if (!parsed.success) return ['what answers is no Prometheus: it gives no list of rules'];
   const groups = parsed.data.data.groups;
   const problems: string[] = [];
-  const absent = ruleGroups.filter((name) => !groups.some((group) => group.name === name));
+  const wanted = settings.CF_RULE_GROUPS?.split(',') ?? ruleGroups;
+  const absent = wanted.filter((name) => !groups.some((group) => group.name === name));
   if (absent.length > 0)
     problems.push(
       `Prometheus has not loaded ${absent.join(', ')}: do prometheusRule.labels fit its ruleSelector?`,
     );
   for (const { name, rules } of groups)
     for (const rule of rules)
-      if (ruleGroups.includes(name) && rule.health === 'err')
+      if (wanted.includes(name) && rule.health === 'err')
         problems.push(`Prometheus cannot evaluate ${rule.name} of ${name}`);
   const namespace = needed(context, 'CF_NAMESPACE');
   const labels = `namespace="${namespace}",installation="${settings.CF_INSTALLATION}"`;

@@ -9,6 +9,7 @@ import { flowProbeSettings } from '../../jobs/flow-probe/env.ts';
 import { readSettings, type SettingsShape } from '../../jobs/runtime/config.ts';
 import { runtimeSettings } from '../../jobs/runtime/env.ts';
 import { wiringSettings } from '../../jobs/wiring/env.ts';
+import { ruleGroups } from '../../jobs/wiring/prometheus.ts';
 import { environmentOf, jobOf, podsOf } from './pods.ts';
 import { type KubernetesObject, type Layers, render, renderFails, required } from './render.ts';
 import { everything, guarded } from './values-of-jobs.ts';
@@ -183,6 +184,7 @@ describe.skipIf(inject('chartTools') === undefined)('each process', () => {
         CF_SUBJECT: 'prometheus',
         CF_EVENTS_NEEDED: 'true',
         CF_NAMESPACE: 'shop',
+        CF_RULE_GROUPS: ruleGroups.join(','),
         CF_PROMETHEUS_URL: 'http://prometheus-operated.monitoring:9090',
       },
     ],
@@ -216,6 +218,23 @@ describe.skipIf(inject('chartTools') === undefined)('each process', () => {
         exporter: { enabled: false },
       }),
     ).toEqual(['jobs']);
+  });
+
+  test('asks Prometheus for the groups of rules that this release renders', async () => {
+    const asked = async (values: object) =>
+      (await told([required, values] as Layers, 'Pod', 'guard-counterfoil-test-prometheus')).CF_RULE_GROUPS;
+    const rendered = async (values: object) =>
+      (await render([required, values] as Layers))
+        .all('PrometheusRule')
+        .flatMap(({ spec }) => spec.groups as { name: string }[])
+        .map(({ name }) => name)
+        .sort()
+        .join(',');
+    // A group whose alerts are all left out keeps what it records.
+    const disabled = { CounterfoilAcceptanceLoss: true, CounterfoilAcceptanceComplaints: true };
+    for (const values of [{}, { prometheusRule: { shared: true } }, { prometheusRule: { disabled } }])
+      expect(await asked(values)).toBe(await rendered(values));
+    expect(await asked({ prometheusRule: { shared: true } })).toBe('counterfoil-thresholds');
   });
 
   test('gives events to the outbox where a function is named, and then neither needs nor gets a token', async () => {

@@ -39,6 +39,7 @@ prometheus:
   settings:
     CF_SUBJECT: prometheus
     CF_NAMESPACE: {{ .Release.Namespace }}
+    CF_RULE_GROUPS: {{ include "counterfoil.ruleGroups" . | fromYamlArray | join "," }}
     CF_PROMETHEUS_URL: {{ $values.metrics.prometheusUrl | quote }}
 {{- end }}
 {{- end }}
@@ -63,4 +64,21 @@ prometheus:
 {{- define "counterfoil.settings.test" -}}
 {{ include "counterfoil.settings.tables" . }}
 CF_EVENTS_NEEDED: {{ .Values.jobs.eventReplay.enabled | quote }}
+{{- end -}}
+
+{{- /* The groups of rules that this release renders, as a list: those of which a rule is left. */ -}}
+{{- define "counterfoil.ruleGroups" -}}
+{{- range $path, $_ := .Files.Glob "files/alerts/*.yaml" }}
+{{- if or (not $.Values.prometheusRule.shared) (eq (base $path) "thresholds.yaml") }}
+{{- range ($.Files.Get $path | fromYaml).groups }}
+{{- $left := false }}
+{{- range .rules }}
+{{- if or .record (not (include "counterfoil.alertDisabled" (dict "root" $ "alert" .alert "severity" .labels.severity))) }}{{- $left = true }}{{- end }}
+{{- end }}
+{{- if $left }}
+- {{ .name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}

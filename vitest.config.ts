@@ -69,7 +69,9 @@ export default defineConfig({
           name: 'chart',
           include: ['test/chart/*.test.ts'],
           globalSetup: 'test/chart/global-setup.ts',
-          testTimeout: 60_000,
+          // Hundreds of calls of helm, two at a time.
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
       {

@@ -73,6 +73,7 @@ const tools = {
     package: 'github.com/yannh/kubeconform/cmd/kubeconform',
     install: 'install kubeconform',
   },
+  'release-replay': { names: [], module: 'promtool', package: './release-replay' },
   'analysis-verdict': { names: [], module: 'argo-rollouts', package: './analysis-verdict' },
 } as const satisfies Readonly<Record<string, Tool>>;
 

@@ -112,6 +112,30 @@ describe.skipIf(inject('chartTools') === undefined)('the guarded service', () =>
     expect(endpoint).toEqual({ ...port, path: '/metrics', scheme: 'http', interval: '15s' });
   });
 
+  test('is scraped at the pods that the Rollout owns, where its pods have no other labels', async () => {
+    const rollout = { selector: { matchLabels: { app: 'owned' } } };
+    const { spec } = await monitorWith({ service: { podLabels: null }, rollout });
+    expect(spec.selector).toEqual({ matchLabels: { app: 'owned' } });
+  });
+
+  const guarded = {
+    rollout: { enabled: true, deployment: 'billing', replicas: 4, router: { type: 'traefik' } },
+  };
+  test('has to be scraped by its versions before a release is guarded, by this monitor or by one of yours', async () => {
+    const elsewhere = { metrics: { service: { elsewhere: true } } };
+    expect(await renderFails([required, guarded])).toContain(
+      'the gates errors and latency of rollout.steps would never see the canary',
+    );
+    for (const seen of [enabled, elsewhere]) {
+      const found = (await render([required, guarded, seen])).all('AnalysisTemplate');
+      expect(found.map(({ metadata }) => metadata.name.replace(/^.*-counterfoil-/, ''))).toContain(
+        'service-metrics',
+      );
+    }
+    const watched = { rollout: { gates: { observe: ['errors', 'latency'] } } };
+    expect((await render([required, guarded, watched])).objects.length).toBeGreaterThan(10);
+  });
+
   test('is left alone by default: something of its own may scrape it already', async () => {
     expect((await render(required)).all('PodMonitor').length).toBe(1);
   });
@@ -137,6 +161,11 @@ test.skipIf(inject('chartTools') === undefined).each<[string, Values, string]>([
     'an interval that alerts cannot see through',
     { metrics: { podMonitor: { interval: '2m' } } },
     'metrics.podMonitor.interval',
+  ],
+  [
+    'two monitors of one service',
+    { metrics: { service: { enabled: true, elsewhere: true } }, service: { podLabels: { app: 'billing' } } },
+    'each event count as two',
   ],
   [
     'a service whose pods nobody knows',

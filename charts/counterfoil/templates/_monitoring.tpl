@@ -130,3 +130,34 @@ severities (by the name of each alert).
   {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{- /* One sentence for each thing about what is scraped that cannot be had together, as a list. */ -}}
+{{- define "counterfoil.scrapeProblems" -}}
+{{- with .Values.metrics }}
+{{- if and .podMonitor.enabled .serviceMonitor.enabled }}
+- "metrics.podMonitor.enabled and metrics.serviceMonitor.enabled: the exporter would be scraped twice; choose one"
+{{- end }}
+{{- if and .service.enabled .service.elsewhere }}
+- "metrics.service.enabled and metrics.service.elsewhere: the service would be scraped twice, and each event count as two; choose one"
+{{- end }}
+{{- if and .service.enabled (not (include "counterfoil.serviceLabels" $)) }}
+- "metrics.service.enabled needs service.podLabels: without them every pod of the namespace would be scraped"
+{{- end }}
+{{- end }}
+{{- if and .Values.rollout.enabled (not .Values.metrics.service.enabled) (not .Values.metrics.service.elsewhere) }}
+{{- $deciding := list }}
+{{- range include "counterfoil.gates" . | fromYamlArray }}
+{{- if and (has . (list "errors" "latency")) (not (has . $.Values.rollout.gates.observe)) }}{{- $deciding = append $deciding . }}{{- end }}
+{{- end }}
+{{- with $deciding }}
+- {{ printf "the gates %s of rollout.steps would never see the canary: each series of the service has to name its pod's version; set metrics.service.enabled, or metrics.service.elsewhere where a monitor of yours sees to it" (join " and " .) | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The labels of the guarded service's pods, as YAML; empty where nobody has said them. */ -}}
+{{- define "counterfoil.serviceLabels" -}}
+{{- with .Values.service.podLabels | default .Values.rollout.selector.matchLabels -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}

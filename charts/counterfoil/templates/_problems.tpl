@@ -34,6 +34,7 @@ installs mends them in one go.
 {{- if $values.rollout.enabled }}
 {{- include "counterfoil.rolloutProblems" . }}
 {{- end }}
+{{- include "counterfoil.scrapeProblems" . }}
 {{- if and $jobs.backupRetention.enabled (not $jobs.backupRetention.days) }}
 - "jobs.backupRetention.days is required: how long events are kept is a decision of whoever owns them"
 {{- end }}

@@ -18,12 +18,12 @@
 {{- mul (regexFind "^[0-9]+" $text | int64) (get $units (regexFind "[smhd]$" $text) | default 0) -}}
 {{- end -}}
 
-{{- /* The modes of the conditions, as a dict; complaints without a source are ignored, and metrics that are not scraped by us. */ -}}
+{{- /* The modes of the conditions, as a dict; complaints without a source are ignored, and metrics that nobody is known to scrape. */ -}}
 {{- define "counterfoil.conditionModes" -}}
 {{- range $name, $condition := .Values.rollout.conditions }}
 {{ $name }}: {{ $condition.mode | default (empty $.Values.complaints.query | ternary "ignore" "abort") | quote }}
 {{- end }}
-service-metrics: {{ $.Values.metrics.service.enabled | ternary $.Values.rollout.conditions.telemetry.mode "ignore" | quote }}
+service-metrics: {{ or $.Values.metrics.service.enabled $.Values.metrics.service.elsewhere | ternary $.Values.rollout.conditions.telemetry.mode "ignore" | quote }}
 {{- end -}}
 
 {{- /*

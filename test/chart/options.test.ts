@@ -115,6 +115,22 @@ describe.skipIf(inject('chartTools') === undefined)('objects of one’s own', ()
   });
 });
 
+describe.skipIf(inject('chartTools') === undefined)('the name of an installation', () => {
+  test.each(['9shop', 'shop.north', 'Shop', '-shop', 'a'.repeat(41)])(
+    'is refused where no Service could be named by it: %s',
+    async (installation) => {
+      expect(await renderFails([required, { installation }])).toContain("at '/installation'");
+    },
+  );
+
+  test('is taken where each object can be named by it, at its longest too', async () => {
+    const rendered = await render([required, { installation: `a${'9'.repeat(39)}` }]);
+    for (const { kind, metadata } of rendered.objects)
+      if (['Service', 'Deployment', 'Job'].includes(kind))
+        expect(metadata.name, kind).toMatch(/^[a-z][a-z0-9-]{0,62}$/);
+  });
+});
+
 describe.skipIf(inject('chartTools') === undefined)('two releases in one namespace', () => {
   test('share no name of an object', async () => {
     const names = async (release: string, values: object) =>

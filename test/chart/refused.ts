@@ -81,6 +81,14 @@ export const refusals: readonly Refusal[] = [
     taken: [required, { installation: 'north' }],
     takenOptions: { release: 'releases-of-the-second-shop-of-the-north' },
   },
+  // A Service's name begins with a letter, and has no dot: the API server would refuse it after the migration has run.
+  ...['9shop', 'north.shop'].map((release) => ({
+    sentence: `the release "${release}" cannot begin the name of a Service`,
+    values: [required],
+    options: { release },
+    taken: [required, { installation: 'shop-9' }],
+    takenOptions: { release },
+  })),
   plain(
     'metrics.podMonitor.enabled and metrics.serviceMonitor.enabled',
     { metrics: { serviceMonitor: { enabled: true } } },

@@ -10,6 +10,9 @@ characters; CronJobs, whose names may have 52, shorten it further.
 {{- if gt (len $name) 40 -}}
 {{- fail (printf "the release %q is too long to begin every name: set installation to at most 40 characters" .Release.Name) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the release %q cannot begin the name of a Service, which has letters, digits and dashes, a letter first: set installation" .Release.Name) -}}
+{{- end -}}
 {{- $name -}}
 {{- end -}}
 {{- end -}}

@@ -2,7 +2,12 @@
 import type { TestProject } from 'vitest/node';
 import { findTools, type ToolName } from '../tools/find-tool.ts';
 
-const names = ['promtool', 'prometheus', 'analysis-verdict'] as const satisfies readonly ToolName[];
+const names = [
+  'promtool',
+  'prometheus',
+  'analysis-verdict',
+  'release-replay',
+] as const satisfies readonly ToolName[];
 
 declare module 'vitest' {
   export interface ProvidedContext {

@@ -7,30 +7,30 @@ export function schemaOf({ sections }: Documented): Schema {
   return {
     $schema: 'http://json-schema.org/draft-07/schema#',
     description: 'Written by `npm run chart-values` from values.yaml',
-    type: 'object',
-    additionalProperties: false,
-    properties: {
+    ...closed(
+      sections.flatMap(({ children }) => children),
       // Helm gives `global` to every sub-chart, and a parent chart keeps `enabled` among our values.
-      global: { type: 'object' },
-      enabled: { type: 'boolean' },
-      ...propertiesOf(sections.flatMap(({ children }) => children)),
-    },
+      { global: { type: 'object' }, enabled: { type: 'boolean' } },
+    ),
   };
 }
 
-const propertiesOf = (children: readonly (Setting | Group)[]) =>
-  Object.fromEntries(children.map((child) => [child.key, propertyOf(child)]));
+/**
+ * Defaults fill in every key, so that one is missing only where somebody has set it to null: Helm then takes the default
+ * away, and a template would render without the guard that it is. Where null means something, the type says so.
+ */
+const closed = (children: readonly (Setting | Group)[], beside: Schema = {}): Schema => ({
+  type: 'object',
+  additionalProperties: false,
+  required: children
+    .filter((child) => child.is === 'group' || !child.types.includes('null'))
+    .map(({ key }) => key),
+  properties: { ...beside, ...Object.fromEntries(children.map((child) => [child.key, propertyOf(child)])) },
+});
 
-// Nothing is "required": to set a key to null takes it away, and a template that cannot do without says so in a sentence.
 function propertyOf(entry: Setting | Group): Schema {
   const description = entry.description === '' ? {} : { description: entry.description };
-  if (entry.is === 'group')
-    return {
-      ...description,
-      type: 'object',
-      additionalProperties: false,
-      properties: propertiesOf(entry.children),
-    };
+  if (entry.is === 'group') return { ...description, ...closed(entry.children) };
   const { enum: words, min, max, pattern, items, values } = entry;
   return {
     ...description,

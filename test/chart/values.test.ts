@@ -4,10 +4,10 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, test } from 'vitest';
-import { readValues } from '../../scripts/chart-values-comments.ts';
+import { afterAll, describe, expect, inject, test } from 'vitest';
+import { type Group, readValues, type Setting } from '../../scripts/chart-values-comments.ts';
 import { schemaOf } from '../../scripts/chart-values-schema.ts';
-import { chartFolder } from './render.ts';
+import { chartFolder, render, renderFails, required, type Values } from './render.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'counterfoil-values-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -162,19 +162,73 @@ describe('the comments of values.yaml', () => {
   });
 });
 
+test('the schema refuses null for what cannot be nothing, and takes it where it means something', () => {
+  const { properties, ...schema } = schemaOf(
+    readValues(
+      '# @section One\n# Text.\na: 1\n# Text.\n# @type integer, null\nb: null\n# Text.\n# @type string, null\n# @enum x, y\nc: x\n',
+    ),
+  );
+  expect(schema.required).toEqual(['a']);
+  expect(properties).toMatchObject({ b: { type: ['integer', 'null'] }, c: { enum: ['x', 'y', null] } });
+});
+
+describe.skipIf(inject('chartTools') === undefined)('a null', () => {
+  const { sections } = readValues(readFileSync(join(chartFolder, 'values.yaml'), 'utf8'));
+  const top = sections.flatMap(({ children }) => children);
+  const nulls = (
+    entries: readonly (Setting | Group)[],
+    isNull: (entry: Setting | Group) => boolean,
+  ): Values =>
+    Object.fromEntries(
+      entries.flatMap((entry): [string, Values | null][] => {
+        if (isNull(entry)) return [[entry.key, null]];
+        return entry.is === 'group' ? [[entry.key, nulls(entry.children, isNull)]] : [];
+      }),
+    );
+  const named = (said: string) =>
+    new Set(
+      [...said.matchAll(/^ *- at '([^']*)': missing propert(?:y|ies) (.*)$/gm)].flatMap(
+        ([, place = '', keys = '']) =>
+          [...keys.matchAll(/'([^']*)'/g)].map(([, key]) => `${place}/${key}`.slice(1).replaceAll('/', '.')),
+      ),
+    );
+
+  test('is refused by name for every value that cannot be nothing, and for no other', async () => {
+    const settings = (entry: Setting | Group): Setting[] =>
+      entry.is === 'setting' ? [entry] : entry.children.flatMap(settings);
+    const all = top.flatMap(settings);
+    const cannotBeNull = all.filter(({ types }) => !types.includes('null')).map(({ path }) => path);
+    expect(cannotBeNull.length).toBeGreaterThan(150);
+    const said = await renderFails([required, nulls(top, ({ is }) => is === 'setting')]);
+    expect([...named(said)].sort()).toEqual(cannotBeNull.sort());
+  });
+
+  test('is refused for a whole group', async () => {
+    const said = await renderFails([required, { rollout: { conditions: null }, jobs: { schema: null } }]);
+    expect([...named(said)].sort()).toEqual(['jobs.schema', 'rollout.conditions']);
+  });
+
+  test('is taken where it means something', async () => {
+    const values = nulls(top, (entry) => entry.is === 'setting' && entry.types.includes('null'));
+    expect((await render([required, values])).text).not.toBe('');
+  });
+});
+
 test('the schema refuses every key that values.yaml does not have, but for global and enabled', () => {
-  const { properties, additionalProperties } = schemaOf(
+  const { properties, additionalProperties, ...schema } = schemaOf(
     readValues(
       '# @section One\na:\n  # Text.\n  # @required\n  b: x\n# Text.\n# @values string, number\nc: {}\n# @open\n# Text.\nd: {}',
     ),
   );
   expect(additionalProperties).toBe(false);
+  expect(schema.required).toEqual(['a', 'c', 'd']);
   expect(properties).toEqual({
     global: { type: 'object' },
     enabled: { type: 'boolean' },
     a: {
       type: 'object',
       additionalProperties: false,
+      required: ['b'],
       properties: { b: { description: 'Text.', type: 'string', default: 'x', minLength: 1 } },
     },
     c: {

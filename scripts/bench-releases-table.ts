@@ -91,3 +91,29 @@ export function tableOf(cells: readonly Cell[]): string {
   }
   return lines.join('\n');
 }
+
+/** Rows traffic, columns the share that goes wrong; in each cell what most of the releases came to, and how soon. */
+export function matrixOf(cells: readonly Cell[], kind: string, shares: readonly string[]): string {
+  const faults = ['none', ...shares.map((share) => `${kind} ${share}`)];
+  const rows = [
+    ...new Set(cells.filter(({ fault }) => faults.includes(fault)).map(({ traffic }) => traffic)),
+  ];
+  return [
+    `| events of the service | no fault | ${shares.join(' | ')} |`,
+    `|---|${faults.map(() => '---|').join('')}`,
+    ...rows.map((traffic) => {
+      const found = faults.map((fault) =>
+        cells.find((one) => one.traffic === traffic && one.fault === fault),
+      );
+      return `| ${traffic} | ${found.map((cell) => (cell === undefined ? '' : cellText(cell))).join(' | ')} |`;
+    }),
+  ].join('\n');
+}
+
+function cellText({ aborted, held, promoted, minutes, weight }: Cell): string {
+  const parts: string[] = [];
+  if (aborted.part > 0) parts.push(`aborted ${shareText(aborted)}, ${timeText(minutes)}, at ${weight} %`);
+  if (held.part > 0) parts.push(`held ${shareText(held)}${aborted.part > 0 ? '' : `, at ${weight} %`}`);
+  if (promoted.part > 0) parts.push(`promoted ${shareText(promoted)}`);
+  return parts.join('; ');
+}

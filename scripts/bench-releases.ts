@@ -7,10 +7,10 @@ import { exporterSettings } from '../jobs/exporter/env.ts';
 import type { GateThresholds } from '../jobs/exporter/gate.ts';
 import { findTool } from '../test/tools/find-tool.ts';
 import { readCanary } from './bench-releases-canary.ts';
-import { type PlannedRelease, planAll } from './bench-releases-plan.ts';
+import { type PlannedRelease, planAll, shares } from './bench-releases-plan.ts';
 import { LineProgram } from './bench-releases-programs.ts';
 import { type Outcome, replayBatch } from './bench-releases-replay.ts';
-import { cellsOf, tableOf } from './bench-releases-table.ts';
+import { cellsOf, matrixOf, tableOf } from './bench-releases-table.ts';
 import { createProgress } from './progress.ts';
 
 const help = `Replays synthetic releases through our rules in Prometheus's engine and our templates in Argo's evaluator.
@@ -125,6 +125,8 @@ if (import.meta.main) {
     );
     const cells = cellsOf(outcomes);
     const seconds = Math.round((Date.now() - startedAt) / 1_000);
+    for (const kind of ['lost', 'wrong bills'])
+      process.stdout.write(`${kind}\n\n${matrixOf(cells, kind, Object.keys(shares))}\n\n`);
     process.stdout.write(
       `${tableOf(cells)}\n\n${releases.length} releases in ${seconds} s, ${cpus().length} cores\n`,
     );

@@ -269,6 +269,12 @@ describe.skipIf(inject('chartTools') === undefined)('each process', () => {
       CF_ROLLOUT_NAME: 'bills',
       CF_REPAIR_AFTER_ABORT: 'true',
       CF_GATE_SAMPLE: '77',
+      // 14.5 hours of steps, four waits of a day each, and a minute.
+      CF_GATE_WINDOW_SECONDS: String(14.5 * 3600 + 4 * 86_400 + 60),
+    });
+    const longer = [required, guarded, { rollout: { gates: { sample: { hold: '3d' } } } }];
+    expect(await told(longer, 'Deployment', 'guard-counterfoil-exporter')).toMatchObject({
+      CF_GATE_WINDOW_SECONDS: String(7 * 86_400),
     });
     expect(await told(values, 'CronJob', 'guard-counterfoil-event-replay')).toMatchObject({
       CF_REPLAY_URL: 'http://bills-stable/admin/events/replay',
@@ -372,6 +378,14 @@ describe.skipIf(inject('chartTools') === undefined)('values that cannot be', () 
 });
 
 describe.skipIf(inject('chartTools') === undefined)('a schedule', () => {
+  test('is the plan’s where the values say nothing: reconciliation each hour, the flow every four hours', async () => {
+    const rendered = await render([required, { jobs: { flowProbe: { enabled: true } } }]);
+    const schedule = (job: string) => rendered.get('CronJob', `guard-counterfoil-${job}`).spec.schedule;
+    expect(schedule('billing-reconciliation-incremental')).toMatch(/^\d+ \* \* \* \*$/);
+    expect(schedule('flow-probe')).toMatch(/^\d+ \*\/4 \* \* \*$/);
+    expect(schedule('billing-reconciliation-full')).toMatch(/^\d+ \d+ \* \* \*$/);
+  });
+
   const name = 'orders-billing-reconciliation-incremental';
 
   test('has the times and limits of the values', async () => {

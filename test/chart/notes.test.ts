@@ -26,6 +26,7 @@ const whole: Layers = [
     },
     complaints: { query: 'vector(0)' },
     alertmanagerConfig: { enabled: true },
+    exporter: { replicas: 2 },
     jobs: { flowProbe: { enabled: true }, backupRetention: { enabled: true, days: 90 } },
   },
 ];
@@ -110,6 +111,7 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
     ],
     ['a gate', { rollout: { gates: { observe: ['probe'] } } }, /^The gate probe only shows/],
     ['the router', { rollout: { replicas: 100, router: { type: 'none' } } }, /share of the pods/],
+    ['a second exporter', { exporter: { replicas: 1 } }, /set exporter\.replicas to 2/],
     ['the network policies', { networkPolicy: { enabled: false } }, /may reach anything/],
   ])('say aloud that it is off: %s', async (_, values, sentence) => {
     const found = gaps(await renderNotes(and(values)));
@@ -147,6 +149,33 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
       }),
     );
     expect(owning).not.toContain('ADOPTING');
+  });
+
+  test('say the opposite where no router splits: the service’s own Service does', async () => {
+    const notes = await renderNotes(and({ rollout: { replicas: 100, router: { type: 'none' } } }));
+    expect(notes).toContain('ADOPTING THE DEPLOYMENT billing');
+    expect(notes).not.toContain('`role: stable`');
+    expect(notes).toContain('its own Service selects no `role`');
+  });
+
+  test('say how much traffic the first step needs, and who decides with less', async () => {
+    // 149 of 1 % within 2 h and the 24 h that the gate waits: 14,900 / 26.
+    const notes = await renderNotes(whole);
+    expect(notes).toContain('wants 149 events');
+    expect(notes).toContain('fewer than 574 an hour');
+    expect(notes).toContain('every release is rolled back');
+    const probed = await renderNotes(and({ rollout: { gates: { quiet: 'probe' } } }));
+    expect(probed).toContain('the gate probe decides alone');
+    expect(probed).not.toContain('every release is rolled back');
+    const unsampled = await renderNotes(and({ service: { versions: false } }));
+    expect(unsampled).not.toContain('an hour in the whole');
+  });
+
+  test('say what stays behind', async () => {
+    expect(await renderNotes(whole)).not.toContain('that a hook made');
+    expect(await renderNotes(and({ rollout: { router: { create: true } } }))).toContain(
+      "the router's object that a hook made",
+    );
   });
 
   test('name commands with the names of this release', async () => {

@@ -50,6 +50,11 @@ export const refusals: readonly Refusal[] = [
     { jobs: { backupRetention: { enabled: true, days: 7 } } },
   ),
   plain(
+    'an entry of extraEnv has no name',
+    { extraEnv: [{ value: 'x' }] },
+    { extraEnv: [{ name: 'X', value: 'x' }] },
+  ),
+  plain(
     'extraEnv holds DATABASE_URL, which is a setting',
     { extraEnv: [{ name: 'DATABASE_URL', value: 'x' }] },
     { extraEnv: [{ name: 'OTHER_DATABASE_URL', value: 'x' }] },

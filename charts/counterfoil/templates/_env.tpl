@@ -73,6 +73,20 @@ CF_RETENTION_DAYS: {{ include "counterfoil.text" .Values.jobs.backupRetention.da
 CF_DRY_RUN: {{ .Values.jobs.backupRetention.dryRun | quote }}
 {{- end -}}
 
+{{- /* How far back the gate judges: over the whole release, the waits of its gates included; a week at most. */ -}}
+{{- define "counterfoil.gateWindow" -}}
+{{- $gates := .Values.rollout.gates -}}
+{{- $hold := include "counterfoil.durationSeconds" ($gates.sample.hold | default $gates.hold) | int64 -}}
+{{- $seconds := 60 -}}
+{{- range $step := .Values.rollout.steps -}}
+  {{- $seconds = add $seconds (include "counterfoil.durationSeconds" $step.pause | int64) -}}
+  {{- if has "sample" (include "counterfoil.stepGates" (dict "root" $ "step" $step) | fromYamlArray) -}}
+    {{- $seconds = add $seconds $hold -}}
+  {{- end -}}
+{{- end -}}
+{{- min $seconds 604800 -}}
+{{- end -}}
+
 {{- /* The thresholds are those of the alerts, in thousandths: a gate and an alert never differ. */ -}}
 {{- define "counterfoil.settings.exporter" -}}
 {{ include "counterfoil.settings.tables" . }}
@@ -84,6 +98,7 @@ CF_GATE_BILLING_PER_MILLE: {{ include "counterfoil.perMille" .Values.thresholds.
 CF_GATE_MINIMUM_BAD: {{ include "counterfoil.text" .Values.thresholds.ratioBadMinimum | quote }}
 CF_GATE_MINIMUM_JUDGED: {{ include "counterfoil.text" .Values.thresholds.ratioJudgedMinimum | quote }}
 {{- if .Values.rollout.enabled }}
+CF_GATE_WINDOW_SECONDS: {{ include "counterfoil.gateWindow" . | quote }}
 CF_GATE_SAMPLE: {{ include "counterfoil.text" .Values.rollout.gates.sample.judged | quote }}
 CF_ROLLOUT_NAME: {{ include "counterfoil.rolloutName" . | quote }}
 CF_REPAIR_AFTER_ABORT: {{ .Values.exporter.repairAfterAbort | quote }}

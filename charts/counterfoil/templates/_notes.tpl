@@ -3,6 +3,26 @@
 {{- printf "  %-34s %-4s %s" (index . 0) (index . 1 | ternary "yes" "NO") (index . 2) -}}
 {{- end -}}
 
+{{- /*
+How many events an hour the whole service needs, so that the first gate `sample` sees enough of its canary before its time
+is over; nothing where there is no such gate.
+*/ -}}
+{{- define "counterfoil.neededTraffic" -}}
+{{- $gates := .Values.rollout.gates -}}
+{{- $hold := include "counterfoil.durationSeconds" ($gates.sample.hold | default $gates.hold) | int64 -}}
+{{- $seconds := 0 -}}
+{{- $done := false -}}
+{{- range $step := .Values.rollout.steps -}}
+  {{- if not $done -}}
+    {{- $seconds = add $seconds (include "counterfoil.durationSeconds" $step.pause | int64) -}}
+    {{- if has "sample" (include "counterfoil.stepGates" (dict "root" $ "step" $step) | fromYamlArray) -}}
+      {{- $done = true -}}
+      {{- divf (mulf $gates.sample.judged 100 3600) (mulf $step.weight (add $seconds $hold)) | ceil | int64 -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* What a canary of these values finds, as docs/benchmarks.md has it; nothing where it was not measured. */ -}}
 {{- define "counterfoil.canaryFigures" -}}
 {{- end -}}
@@ -95,6 +115,9 @@
 {{- end }}
 {{- range $values.rollout.gates.observe }}
 - {{ printf "The gate %s only shows its verdict (rollout.gates.observe)." . | quote }}
+{{- end }}
+{{- if lt (int $values.exporter.replicas) 2 }}
+- "A lost node takes the exporter along, and a good release is rolled back when it is away for some minutes: set exporter.replicas to 2."
 {{- end }}
 {{- if eq $values.rollout.router.type "none" }}
 - "The weight of a canary is its share of the pods, not of the traffic: rollout.router.type is none."

@@ -44,7 +44,9 @@ installs mends them in one go.
 {{- include "counterfoil.settingProblems" (dict "root" $ "component" "exporter" "name" "exporter.settings" "settings" $values.exporter.settings) }}
 {{- include "counterfoil.settingProblems" (dict "root" $ "component" "runtime" "name" "settings" "settings" $values.settings) }}
 {{- range $values.extraEnv }}
-{{- if or (hasPrefix "CF_" .name) (eq .name "DATABASE_URL") }}
+{{- if not .name }}
+- "an entry of extraEnv has no name"
+{{- else if or (hasPrefix "CF_" .name) (eq .name "DATABASE_URL") }}
 - {{ printf "extraEnv holds %s, which is a setting: name it under settings, or those of its job" .name | quote }}
 {{- end }}
 {{- end }}

@@ -132,12 +132,16 @@ describe.skipIf(tools === undefined)('an analysis', () => {
     });
 
     test('waits for a quiet one, and lets it through when enough was seen', async () => {
-      const { phase, endedAt } = await run(gates, {
-        sample: [
-          [0, gate('not_enough_data')],
-          [9 * HOUR, gate('pass')],
-        ],
-      });
+      const { phase, endedAt } = await run(
+        gates,
+        {
+          sample: [
+            [0, gate('not_enough_data')],
+            [9 * HOUR, gate('pass')],
+          ],
+        },
+        10 * HOUR,
+      );
       expect(phase).toBe('Successful');
       expect(endedAt).toBeGreaterThan(9 * HOUR);
       expect(endedAt).toBeLessThan(9 * HOUR + 120);

@@ -112,6 +112,27 @@ describe('what the checks need', () => {
     expect(without.exitCode, without.log).toBe(0);
   });
 
+  test('is named where the table of events names versions and is said not to, and the other way round', async () => {
+    const versions = async (said: string) =>
+      await tryLogin('exporter', 'counterfoil_exporter', { CF_VERSIONS: said });
+    expect((await versions('false')).exitCode).toBe(0);
+    const without = await versions('true');
+    expect(without.exitCode).toBe(1);
+    expect(without.message).toContain('event_backups has no column published_hash');
+    await during(
+      'ALTER TABLE event_backups ADD COLUMN published_hash text',
+      'ALTER TABLE event_backups DROP COLUMN published_hash',
+      async () => {
+        expect((await versions('true')).exitCode).toBe(0);
+        const named = await versions('false');
+        expect(named.exitCode).toBe(1);
+        expect(named.message).toContain('set service.versions to true');
+        // Where nobody says anything, nothing is asked.
+        expect((await tryLogin('exporter', 'counterfoil_exporter')).exitCode).toBe(0);
+      },
+    );
+  });
+
   test('is named where retention may not delete an event', async () => {
     await during(
       'REVOKE DELETE ON event_backups FROM counterfoil_retention',

@@ -63,6 +63,11 @@ export const tryDatabase: Attempt = async ({ database, settings, logger }) => {
         if (settings.CF_EVENTS_NEEDED) throw new RunFailure('table_missing', events);
         logger.warn({ reason: events }, 'no table of events: no causes, and nothing to replay');
       }
+      if (typeof events !== 'string' && settings.CF_VERSIONS === String(!events.hasPublishedHash))
+        throw new RunFailure(
+          'wiring_wrong',
+          versionsProblem(settings.CF_EVENTS_TABLE, events.hasPublishedHash),
+        );
       const eventTables = typeof events === 'string' ? [] : [events.relation.name];
       if (role === 'retention') {
         const kept = await missingRights(
@@ -106,3 +111,9 @@ async function refuseTooMuch(
 const missing = (role: Role, login: string, lacking: readonly string[]): string =>
   `the URL of ${role} logs in as ${login}, which lacks ${lacking.join(', ')}: ` +
   `it has to be the URL of counterfoil_${role}, and the schema job has to have run since the role was made`;
+
+/** Either way round a canary would be judged by series that say nothing of it. */
+const versionsProblem = (table: string, named: boolean): string =>
+  named
+    ? `${table} names the version of each event: set service.versions to true, or a canary passes unseen`
+    : `${table} has no column published_hash: add it (nestjs/sql/event_backups.extend.sql), or set service.versions to false`;

@@ -28,6 +28,8 @@ export const wiringSettings = {
     .default('UTC'),
   /** Whether the table of events has to be there: event-replay needs it. */
   CF_EVENTS_NEEDED: flag(true),
+  /** Whether that table is said to name the version of each event; not looked at when left out. */
+  CF_VERSIONS: optional().pipe(z.enum(['true', 'false']).optional()),
   /** Whether `jobs` has to see when the transactions of others began: the canary's gate on bills needs it. */
   CF_STATS_NEEDED: flag(false),
   /** `endpoint`: the replay endpoint of the service. */

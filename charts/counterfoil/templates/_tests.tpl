@@ -64,6 +64,7 @@ prometheus:
 {{- define "counterfoil.settings.test" -}}
 {{ include "counterfoil.settings.tables" . }}
 CF_EVENTS_NEEDED: {{ .Values.jobs.eventReplay.enabled | quote }}
+CF_VERSIONS: {{ .Values.service.versions | quote }}
 {{- end -}}
 
 {{- /* The groups of rules that this release renders, as a list: those of which a rule is left. */ -}}

@@ -3,11 +3,11 @@
  * `npm run bench:releases` is the same with thousands, and gives the shares.
  */
 import { beforeAll, describe, expect, inject, test } from 'vitest';
-import { replayAll } from '../../scripts/bench-releases.ts';
-import { secondsOf } from '../../scripts/bench-releases-canary.ts';
-import { type PlannedRelease, planAll } from '../../scripts/bench-releases-plan.ts';
-import type { Outcome } from '../../scripts/bench-releases-replay.ts';
-import { shareOf } from '../../scripts/bench-releases-table.ts';
+import { replayAll } from './bench.ts';
+import { secondsOf } from './releases-canary.ts';
+import { type PlannedRelease, planAll } from './releases-plan.ts';
+import type { Outcome } from './releases-replay.ts';
+import { shareOf } from './releases-table.ts';
 
 const planned = (cells: RegExp, each = 1): PlannedRelease[] =>
   planAll({ each, seed: 7 }).filter((one) => cells.test(`${one.traffic} ${one.fault}`));

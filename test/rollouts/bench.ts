@@ -3,15 +3,15 @@ import { appendFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { exporterSettings } from '../jobs/exporter/env.ts';
-import type { GateThresholds } from '../jobs/exporter/gate.ts';
-import { findTool } from '../test/tools/find-tool.ts';
-import { readCanary } from './bench-releases-canary.ts';
-import { type PlannedRelease, planAll, shares } from './bench-releases-plan.ts';
-import { LineProgram } from './bench-releases-programs.ts';
-import { type Outcome, replayBatch } from './bench-releases-replay.ts';
-import { cellsOf, matrixOf, tableOf } from './bench-releases-table.ts';
-import { createProgress } from './progress.ts';
+import { exporterSettings } from '../../jobs/exporter/env.ts';
+import type { GateThresholds } from '../../jobs/exporter/gate.ts';
+import { createProgress } from '../../scripts/progress.ts';
+import { findTool } from '../tools/find-tool.ts';
+import { LineProgram } from './line-program.ts';
+import { readCanary } from './releases-canary.ts';
+import { type PlannedRelease, planAll, shares } from './releases-plan.ts';
+import { type Outcome, replayBatch } from './releases-replay.ts';
+import { cellsOf, matrixOf, tableOf } from './releases-table.ts';
 
 const help = `Replays synthetic releases through our rules in Prometheus's engine and our templates in Argo's evaluator.
 
@@ -27,7 +27,7 @@ const help = `Replays synthetic releases through our rules in Prometheus's engin
   --help
 `;
 
-const alert = (name: string) => fileURLToPath(new URL(`../alerts/${name}.yaml`, import.meta.url));
+const alert = (name: string) => fileURLToPath(new URL(`../../alerts/${name}.yaml`, import.meta.url));
 /** What the analysis reads stands in these; of them only the rules that it needs are evaluated. */
 export const ruleFiles = ['billing', 'canary', 'events', 'service', 'exporter'].map(alert);
 export const thresholdsFile = alert('thresholds');

@@ -4,17 +4,10 @@
  * own verdict answers the gate of the sample. What stands here is only what the Rollout does with a verdict: the next
  * weight, or the abort.
  */
-import { type GateAnswer, type GateEvidence, type GateThresholds, judge } from '../jobs/exporter/gate.ts';
-import {
-  type Canary,
-  type Metric,
-  metricsOf,
-  queriesOf,
-  type Stage,
-  secondsOf,
-} from './bench-releases-canary.ts';
-import type { PlannedRelease } from './bench-releases-plan.ts';
-import type { LineProgram } from './bench-releases-programs.ts';
+import { type GateAnswer, type GateEvidence, type GateThresholds, judge } from '../../jobs/exporter/gate.ts';
+import type { LineProgram } from './line-program.ts';
+import { type Canary, type Metric, metricsOf, queriesOf, type Stage, secondsOf } from './releases-canary.ts';
+import type { PlannedRelease } from './releases-plan.ts';
 
 export interface Outcome {
   readonly release: PlannedRelease;

@@ -1,5 +1,5 @@
 /** What became of the releases, as shares with their bounds, and as tables for the docs. */
-import type { Outcome } from './bench-releases-replay.ts';
+import type { Outcome } from './releases-replay.ts';
 
 export interface Share {
   readonly part: number;

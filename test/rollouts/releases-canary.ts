@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 
-export const rolloutsFolder = fileURLToPath(new URL('../rollouts', import.meta.url));
+export const rolloutsFolder = fileURLToPath(new URL('../../rollouts', import.meta.url));
 
 export interface Metric {
   readonly name: string;

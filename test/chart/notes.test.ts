@@ -111,6 +111,12 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
     ],
     ['a gate', { rollout: { gates: { observe: ['probe'] } } }, /^The gate probe only shows/],
     ['the router', { rollout: { replicas: 100, router: { type: 'none' } } }, /share of the pods/],
+    [
+      'what a canary is judged by',
+      { metrics: { podMonitor: { enabled: false } } },
+      /^Unless something else loads the rules/,
+    ],
+    ['the rules of complaints', { prometheusRule: { enabled: false } }, /^Nobody records complaints/],
     ['a second exporter', { exporter: { replicas: 1 } }, /set exporter\.replicas to 2/],
     ['the network policies', { networkPolicy: { enabled: false } }, /may reach anything/],
   ])('say aloud that it is off: %s', async (_, values, sentence) => {

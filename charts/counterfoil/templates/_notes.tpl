@@ -116,6 +116,12 @@ is over; nothing where there is no such gate.
 {{- range $values.rollout.gates.observe }}
 - {{ printf "The gate %s only shows its verdict (rollout.gates.observe)." . | quote }}
 {{- end }}
+{{- if not (and $values.prometheusRule.enabled (or $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled)) }}
+- "Unless something else loads the rules and scrapes the exporter, every release is rolled back by rollout.conditions.telemetry."
+{{- end }}
+{{- if and $values.complaints.query (not $values.prometheusRule.enabled) }}
+- "Nobody records complaints, whatever complaints.query is: prometheusRule.enabled is false, and a canary passes them."
+{{- end }}
 {{- if lt (int $values.exporter.replicas) 2 }}
 - "A lost node takes the exporter along, and a good release is rolled back when it is away for some minutes: set exporter.replicas to 2."
 {{- end }}

@@ -191,6 +191,11 @@ export const refusals: readonly Refusal[] = [
       selector: { matchLabels: { app: 'billing', tier: 'one' } },
     }),
   ),
+  canary(
+    'rollout.name: the name of the service is too long for Services that end in -stable and -canary',
+    { service: { name: 'b'.repeat(55) } },
+    { service: { name: 'b'.repeat(54) } },
+  ),
   canary('rollout.replicas is required', rollout({ replicas: null }), rollout({ replicas: 1 })),
   canary(
     'rollout.steps[0] has duration: a step has weight, pause and gates',

@@ -148,7 +148,14 @@ describe.skipIf(inject('chartTools') === undefined)('the canary', () => {
           rollout({ conditions: { loss: { mode: 'observe' }, crashes: { mode: 'ignore' } } }),
         ]),
       );
-      expect(names(canary)).toEqual(['billing', 'complaints', 'loss', 'service-metrics', 'telemetry']);
+      expect(names(canary)).toEqual([
+        'billing',
+        'complaints',
+        'loss',
+        'service-metrics',
+        'telemetry',
+        'verdict',
+      ]);
       expect(canary.analysis.dryRun).toEqual([{ metricName: '^loss$' }]);
     });
 
@@ -188,16 +195,21 @@ describe.skipIf(inject('chartTools') === undefined)('the canary', () => {
     });
   });
 
-  test('looks back over the step, and over a short one as long as the checks wait', async () => {
+  test('looks back over the step and as long as it may be held, and over a short one as long as the checks wait', async () => {
     const steps = [
       { weight: 1, pause: '5m', gates: ['reconciliation'] },
       { weight: 100, pause: '2h', gates: ['reconciliation'] },
     ];
-    const canary = canaryOf(await render([owning, rollout({ steps })]));
-    const since = canary.steps.flatMap((step: { analysis?: { args: { name: string; value?: string }[] } }) =>
-      (step.analysis?.args ?? []).filter(({ name }) => name === 'since').map(({ value }) => value),
-    );
-    expect(since).toEqual(['30m', '2h']);
+    const since = async (hold: string | null) => {
+      const canary = canaryOf(
+        await render([owning, rollout({ steps, gates: { reconciliation: { hold } } })]),
+      );
+      return canary.steps.flatMap((step: { analysis?: { args: { name: string; value?: string }[] } }) =>
+        (step.analysis?.args ?? []).filter(({ name }) => name === 'since').map(({ value }) => value),
+      );
+    };
+    expect(await since(null)).toEqual(['1445m', '1560m']);
+    expect(await since('5m')).toEqual(['30m', '125m']);
   });
 
   describe('by the controller', () => {
@@ -216,7 +228,10 @@ describe.skipIf(inject('chartTools') === undefined)('the canary', () => {
         `every condition in mode ${mode}`,
         {
           conditions: Object.fromEntries(
-            ['loss', 'billing', 'crashes', 'complaints', 'telemetry'].map((name) => [name, { mode }]),
+            ['loss', 'billing', 'crashes', 'complaints', 'verdict', 'telemetry'].map((name) => [
+              name,
+              { mode },
+            ]),
           ),
         },
       ]),
@@ -225,6 +240,7 @@ describe.skipIf(inject('chartTools') === undefined)('the canary', () => {
         { gates: { quiet } },
       ]),
       ['gates that are observed', { gates: { observe: ['sample', 'errors', 'probe', 'reconciliation'] } }],
+      ['windows of their own', { gates: { errors: { window: '30m' }, latency: { window: '2h' } } }],
       ['a token', { prometheus: { token: { existingSecret: 'prometheus' } } }],
     ])('is taken with %s, and no metric of it can be inconclusive', async (_what, values) => {
       const rendered = await render([owning, rollout(values)]);
@@ -274,7 +290,7 @@ describe.skipIf(inject('chartTools') === undefined)('the canary', () => {
       '%s without a result pass a quiet canary, bad ones do not',
       async (name) => {
         const metric = metricOf(await render([owning, rollout({ gates: { quiet: 'probe' } })]), name);
-        const args = { 'canary-hash': 'a', window: '1h' };
+        const args = { 'canary-hash': 'a', 'errors-window': '1h', 'latency-window': '1h' };
         const phases = [];
         for (const vector of [[], ['0'], ['1']])
           phases.push((await verdict.measure(metric, args, { vector })).phase);

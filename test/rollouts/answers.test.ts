@@ -87,6 +87,12 @@ const complaints: readonly Scene[] = [
   },
 ].map((scene) => ({ template: 'complaints', ...scene }));
 
+/** Not from 270 s ago until now. */
+const away = (valueAt: Series[1]) => (ago: number) =>
+  ago > 270 || ago < -AWAY_ENDS ? valueAt(ago) : undefined;
+/** The tests end before it is back: what they see is the hole. */
+const AWAY_ENDS = 600;
+
 const seconds = (ago: number) => Math.floor(Date.now() / 1000) - ago;
 const presence = {
   facts: ['version:hot_facts:sum', { published_hash: 'unknown' }, always(0)],
@@ -98,6 +104,7 @@ const presence = {
   judged: ['installation:ratio_judged_minimum:threshold', {}, always(400)],
   day: ['installation:restarts_per_day:threshold', {}, always(2)],
   age: ['installation:collection_age_seconds:threshold', {}, always(180)],
+  measured: ['counterfoil_hot_versions_measured', {}, always(1)],
   collected: ['counterfoil_collection_timestamp_seconds', { collection: 'hot_check' }, seconds],
 } as const satisfies Readonly<Record<string, Scene['series'][number]>>;
 const whole = Object.entries(presence);
@@ -111,6 +118,36 @@ const telemetry: readonly Scene[] = [
     phase: 'Failed' as const,
     series: gone(name),
   })),
+  {
+    seen: 'events that name no version',
+    phase: 'Failed' as const,
+    series: [...gone('measured'), ['counterfoil_hot_versions_measured', {}, always(0)] as const],
+  },
+  {
+    seen: 'a Prometheus that was away for four minutes and is back for ten seconds',
+    phase: 'Successful' as const,
+    series: whole.map(([, [metric, labels, valueAt]]) => [metric, labels, away(valueAt)] as const),
+  },
+  {
+    seen: 'an exporter that was away as long, and a Prometheus that was not',
+    phase: 'Failed' as const,
+    series: [
+      ...gone('collected'),
+      [
+        'counterfoil_collection_timestamp_seconds',
+        { collection: 'hot_check' },
+        until(270, seconds(270)),
+      ] as const,
+    ],
+  },
+  {
+    seen: 'rules that have been gone for a quarter of an hour',
+    phase: 'Failed' as const,
+    series: whole.map(
+      ([, [metric, labels, valueAt]]) =>
+        [metric, labels, (ago: number) => (ago > 900 ? valueAt(ago) : undefined)] as const,
+    ),
+  },
   {
     seen: 'the rules stopped four minutes ago',
     phase: 'Failed' as const,

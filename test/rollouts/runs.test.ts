@@ -23,6 +23,7 @@ const healthy: Readonly<Record<string, Answer>> = {
   billing: zero,
   crashes: zero,
   complaints: none,
+  verdict: gate('not_enough_data'),
   telemetry: one,
   'service-metrics': one,
   sample: gate('pass'),
@@ -76,6 +77,19 @@ describe.skipIf(tools === undefined)('an analysis', () => {
       expect(phase).toBe('Failed');
       expect(message).toContain(`Metric "${name}" assessed Failed`);
       expect(endedAt).toBeLessThanOrEqual(HOUR + 61);
+    });
+
+    test('aborts within a minute of a gate that says fail, and of no other word', async () => {
+      const said = (word: string) => ({
+        verdict: [
+          [0, gate('pass')],
+          [HOUR, gate(word)],
+        ] as const,
+      });
+      const { phase, endedAt } = await run(background, said('fail'));
+      expect([phase, (endedAt ?? 0) < HOUR + 61]).toEqual(['Failed', true]);
+      for (const word of ['pass', 'not_enough_data', 'not_measured'])
+        expect((await run(background, said(word))).phase).toBe('Running');
     });
 
     test.each(['telemetry', 'service-metrics'])(

@@ -11,17 +11,22 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* A duration of one number and one unit, in seconds. */ -}}
+{{- /* A duration as Prometheus and Argo write it, such as 90m or 1h30m, in seconds. */ -}}
 {{- define "counterfoil.durationSeconds" -}}
-{{- $units := dict "s" 1 "m" 60 "h" 3600 "d" 86400 -}}
-{{- $text := toString . -}}
-{{- mul (regexFind "^[0-9]+" $text | int64) (get $units (regexFind "[smhd]$" $text) | default 0) -}}
+{{- $units := dict "ms" 0 "s" 1 "m" 60 "h" 3600 "d" 86400 "w" 604800 -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|[smhdw])" (toString .) -1 -}}
+  {{- $seconds = add $seconds (mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{- /* The modes of the conditions, as a dict; complaints without a source are ignored, and metrics that nobody is known to scrape. */ -}}
 {{- define "counterfoil.conditionModes" -}}
 {{- range $name, $condition := .Values.rollout.conditions }}
+{{- if or (ne $name "verdict") $.Values.service.versions }}
 {{ $name }}: {{ $condition.mode | default (empty $.Values.complaints.query | ternary "ignore" "abort") | quote }}
+{{- end }}
 {{- end }}
 service-metrics: {{ or $.Values.metrics.service.enabled $.Values.metrics.service.elsewhere | ternary $.Values.rollout.conditions.telemetry.mode "ignore" | quote }}
 {{- end -}}
@@ -110,18 +115,25 @@ dryRun:
 {{- range $name, $mode := $modes -}}
   {{- if eq $mode "hold" -}}{{- $holding = append $holding (printf "%s-hold" $name) -}}{{- end -}}
 {{- end -}}
-{{- $least := .Values.rollout.gates.reconciliation.atLeast -}}
+{{- $gates := .Values.rollout.gates -}}
+{{- $hold := include "counterfoil.durationSeconds" ($gates.reconciliation.hold | default $gates.hold) | int64 -}}
+{{- $least := include "counterfoil.durationSeconds" $gates.reconciliation.atLeast | int64 -}}
 {{- range $step := .Values.rollout.steps }}
 - setWeight: {{ int $step.weight }}
 - pause:
     duration: {{ $step.pause }}
-{{- $gates := include "counterfoil.stepGates" (dict "root" $ "step" $step) | fromYamlArray }}
-{{- with concat $gates $holding }}
-{{- $longer := gt (include "counterfoil.durationSeconds" $step.pause | int64) (include "counterfoil.durationSeconds" $least | int64) }}
+{{- with include "counterfoil.stepGates" (dict "root" $ "step" $step) | fromYamlArray }}
+{{- /* As long as it may be held: what is open must not be forgotten before that ends. */ -}}
+{{- $since := max $least (add $hold (include "counterfoil.durationSeconds" $step.pause | int64)) }}
 {{- $observed := list }}
-{{- range $gates }}{{- if has . $.Values.rollout.gates.observe }}{{- $observed = append $observed . }}{{- end }}{{- end }}
+{{- range . }}{{- if has . $gates.observe }}{{- $observed = append $observed . }}{{- end }}{{- end }}
 - analysis:
-    {{- include "counterfoil.analysis" (dict "root" $ "names" . "observed" $observed "args" (list (dict "name" "since" "value" ($longer | ternary $step.pause $least)))) | nindent 4 }}
+    {{- include "counterfoil.analysis" (dict "root" $ "names" . "observed" $observed "args" (list (dict "name" "since" "value" (printf "%dm" (divf $since 60 | ceil | int64))))) | nindent 4 }}
+{{- end }}
+{{- /* Last, when the gates are good: whatever they have waited for, these are looked at after it. */ -}}
+{{- with $holding }}
+- analysis:
+    {{- include "counterfoil.analysis" (dict "root" $ "names" .) | nindent 4 }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -173,7 +185,11 @@ dryRun:
 {{- define "counterfoil.prometheusProvider" -}}
 {{- $given := .root.Values.rollout.prometheus -}}
 {{- $_ := set .provider "address" .root.Values.metrics.prometheusUrl -}}
-{{- $_ := set .provider "query" (include "counterfoil.ofThisRelease" (dict "root" .root "text" .provider.query)) -}}
+{{- $query := include "counterfoil.ofThisRelease" (dict "root" .root "text" .provider.query) -}}
+{{- /* Longer than Prometheus may be away, so that a hole is known for one; and as the events of this service are. */ -}}
+{{- $query = $query | replace "[10m]" (printf "[%dm]" (max 10 (divf (add $given.unreachableSeconds 240) 60 | ceil | int))) -}}
+{{- if not .root.Values.service.versions -}}{{- $query = regexReplaceAll "(counterfoil_hot_versions_measured.*) == 1" $query "${1} == 0" -}}{{- end -}}
+{{- $_ := set .provider "query" $query -}}
 {{- if ne (int $given.timeoutSeconds) 30 }}{{- $_ := set .provider "timeout" (int $given.timeoutSeconds) -}}{{- end -}}
 {{- if $given.insecure }}{{- $_ := set .provider "insecure" true -}}{{- end -}}
 {{- $headers := list -}}
@@ -223,7 +239,10 @@ dryRun:
 
 {{- /* How long the slowest condition takes to see a fault that begins with the last weight, in seconds. */ -}}
 {{- define "counterfoil.longestGuard" -}}
-{{- $for := (get .Values.prometheusRule.overrides "CounterfoilVersionLosesEvents" | default dict).for | default "5m" | toString -}}
+{{- $for := "5m" -}}
+{{- range list "CounterfoilVersionLosesEvents" "CounterfoilVersionLosesEvents/warning" -}}
+  {{- with (get $.Values.prometheusRule.overrides . | default dict).for }}{{- $for = . -}}{{- end -}}
+{{- end -}}
 {{- $delay := get .Values.exporter.settings "CF_LOSS_DELAY_SECONDS" | default 60 | int64 -}}
 {{- $collection := get .Values.exporter.settings "CF_HOT_CHECK_INTERVAL_SECONDS" | default 15 | int64 -}}
 {{- $scrape := include "counterfoil.durationSeconds" .Values.metrics.podMonitor.interval | int64 -}}
@@ -241,6 +260,9 @@ dryRun:
 {{- /* One sentence for each thing about the canary that is missing or cannot be had together, as a list. */ -}}
 {{- define "counterfoil.rolloutProblems" -}}
 {{- with .Values.rollout }}
+{{- if gt (include "counterfoil.rolloutName" $ | len) 54 }}
+- "rollout.name: the name of the service is too long for Services that end in -stable and -canary; set one of at most 54 characters"
+{{- end }}
 {{- if and .deployment .template }}
 - "rollout.deployment and rollout.template: the Rollout adopts a Deployment or owns a template; choose one"
 {{- else if not (or .deployment .template) }}

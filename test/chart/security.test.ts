@@ -124,6 +124,7 @@ describe.skipIf(inject('chartTools') === undefined)('every pod', () => {
   test('has a user only where the values name one', async () => {
     for (const [values, user] of [
       [[required, { pod: { runAsUser: null } }], undefined],
+      [[required, { pod: { runAsUser: '' } }], undefined],
       [[required, { pod: { runAsUser: 1234 } }], 1234],
     ] as const)
       for (const { spec } of podsOf(await render(values))) expect(spec.securityContext.runAsUser).toBe(user);

@@ -117,14 +117,13 @@ dryRun:
 {{- end -}}
 {{- $gates := .Values.rollout.gates -}}
 {{- $hold := include "counterfoil.durationSeconds" ($gates.reconciliation.hold | default $gates.hold) | int64 -}}
-{{- $least := include "counterfoil.durationSeconds" $gates.reconciliation.atLeast | int64 -}}
 {{- range $step := .Values.rollout.steps }}
 - setWeight: {{ int $step.weight }}
 - pause:
     duration: {{ $step.pause }}
 {{- with include "counterfoil.stepGates" (dict "root" $ "step" $step) | fromYamlArray }}
 {{- /* As long as it may be held: what is open must not be forgotten before that ends. */ -}}
-{{- $since := max $least (add $hold (include "counterfoil.durationSeconds" $step.pause | int64)) }}
+{{- $since := add $hold (include "counterfoil.durationSeconds" $step.pause | int64) }}
 {{- $observed := list }}
 {{- range . }}{{- if has . $gates.observe }}{{- $observed = append $observed . }}{{- end }}{{- end }}
 - analysis:

@@ -55,6 +55,7 @@ const samples: Readonly<Record<string, unknown>> = {
   'metrics.serviceMonitor.scrapeTimeout': '7s',
   'networkPolicy.extraEgress': [{ ports: [{ port: 4317 }] }],
   'networkPolicy.metricsNamespaces': [{ team: 'observers' }],
+  'pod.runAsUser': 1007,
   'pod.tolerations': [{ key: 'jobs', operator: 'Exists' }],
   'prometheusRule.disabled': { BillingDiscrepancy: true },
   'prometheusRule.overrides': { BillingDiscrepancy: { for: '7m' } },
@@ -90,7 +91,7 @@ const bases: readonly Base[] = [
 ];
 
 describe.skipIf(inject('chartTools') === undefined)('rendering', () => {
-  test('changes with every value', { timeout: 120_000 }, async () => {
+  test('changes with every value', { timeout: 300_000 }, async () => {
     expect(await unreadValues(documented(chartFolder), bases, samples)).toEqual([]);
   });
 

@@ -113,8 +113,11 @@ describe.skipIf(inject('chartTools') === undefined)('the guarded service', () =>
   });
 
   test('is scraped at the pods that the Rollout owns, where its pods have no other labels', async () => {
-    const rollout = { selector: { matchLabels: { app: 'owned' } } };
-    const { spec } = await monitorWith({ service: { podLabels: null }, rollout });
+    const owned = { rollout: { selector: { matchLabels: { app: 'owned' } } } };
+    const { spec } = (await render([required, { metrics: enabled.metrics }, owned])).get(
+      'PodMonitor',
+      'guard-counterfoil-service',
+    );
     expect(spec.selector).toEqual({ matchLabels: { app: 'owned' } });
   });
 

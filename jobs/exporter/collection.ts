@@ -70,6 +70,8 @@ export interface RolloutView {
   readonly aborted: boolean;
   /** When the ReplicaSet of the canary was made, as text in UTC. */
   readonly canaryStartedAt: string | undefined;
+  /** Since when it is judged this time, as text in UTC: a version that is tried again leaves its past behind. */
+  readonly canaryJudgedSince: string | undefined;
 }
 
 /** The watches on the API server, once started; they end when the signal of the run is aborted. */

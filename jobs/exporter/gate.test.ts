@@ -8,6 +8,7 @@ import { minutesAgo } from '../../test/builders/service.ts';
 import { createTestDatabase, type TestDatabase } from '../../test/postgres/database.ts';
 import { parseChecks } from '../checks/parse.ts';
 import type { Database } from '../runtime/database.ts';
+import type { RolloutView } from './collection.ts';
 import { Gate, type GateAnswer, GateBusy, type GateEvidence, judge } from './gate.ts';
 import { ServiceTables } from './service-tables.ts';
 
@@ -129,7 +130,13 @@ describe('asked of the database', () => {
     await postgres.query('TRUNCATE event_deliveries');
   });
 
-  const gateOf = (override: { readonly eventsTable?: string; readonly check?: object } = {}) =>
+  const gateOf = (
+    override: {
+      readonly eventsTable?: string;
+      readonly check?: object;
+      readonly view?: Partial<RolloutView>;
+    } = {},
+  ) =>
     new Gate(
       database,
       new ServiceTables(
@@ -148,7 +155,21 @@ describe('asked of the database', () => {
         statementTimeoutMs: 5_000,
         thresholds,
       },
-      () => undefined,
+      () =>
+        override.view === undefined
+          ? undefined
+          : {
+              rollout: 'shop',
+              version: 'v',
+              weight: 1,
+              phase: 'Paused',
+              stableHash: 'good',
+              canaryHash: 'v',
+              aborted: false,
+              canaryStartedAt: minutesAgo(50),
+              canaryJudgedSince: undefined,
+              ...override.view,
+            },
     );
 
   const ask = async (hash: string, gate = gateOf()): Promise<GateAnswer> =>
@@ -285,6 +306,40 @@ describe('asked of the database', () => {
   test('what lies before the window is not judged', async () => {
     await complete('old', 400, { at: minutesAgo(61), billed: false });
     expect(await ask('old')).toMatchObject({ verdict: 'not_enough_data', events: { published: 0 } });
+  });
+
+  test('a canary that is tried again leaves its past behind: neither its losses nor its sample count', async () => {
+    await addCheck(postgres);
+    await complete('v', 400, { at: minutesAgo(30) });
+    await complete('v', 5, { at: minutesAgo(30), status: 'pending', billed: false });
+    await addFinding(postgres, { hash: 'v', firstSeenAt: minutesAgo(25), status: 'open' });
+    const again = { view: { canaryJudgedSince: minutesAgo(20) } };
+    expect(await ask('v', gateOf())).toMatchObject({ verdict: 'fail' });
+    expect(await ask('v', gateOf(again))).toMatchObject({
+      verdict: 'not_enough_data',
+      events: { published: 0, lost: 0 },
+    });
+    await complete('v', 200, { at: minutesAgo(10) });
+    expect(await ask('v', gateOf(again))).toMatchObject({
+      verdict: 'pass',
+      events: { published: 200, lost: 0 },
+      billing: [{ judged: 200, findings: { open: 0 } }],
+    });
+    await complete('v', 400, { at: minutesAgo(9), billed: false });
+    expect(await ask('v', gateOf(again))).toMatchObject({ verdict: 'fail' });
+  });
+
+  test.each([
+    ['is judged for the first time', { canaryJudgedSince: minutesAgo(50) }],
+    ['is not the canary of now', { canaryHash: 'other', canaryJudgedSince: minutesAgo(20) }],
+    ['has no known begin', {}],
+  ])('a version that %s keeps all of its past', async (_, view) => {
+    await complete('v', 400, { at: minutesAgo(30) });
+    await complete('v', 5, { at: minutesAgo(30), status: 'pending' });
+    expect(await ask('v', gateOf({ view }))).toMatchObject({
+      verdict: 'fail',
+      events: { published: 405, lost: 5 },
+    });
   });
 
   test('without the column, the index or the table it is not measured, and never passes', async () => {

@@ -177,8 +177,17 @@ export class Gate {
     }
   }
 
+  /** The whole window, or, of the canary of now, the time since it is judged: a retry is not judged by what went before. */
+  #windowMs(hash: string, view: RolloutView | undefined): number {
+    const since = view?.canaryHash === hash ? view.canaryJudgedSince : undefined;
+    const { windowMs } = this.#options;
+    return since === undefined ? windowMs : Math.min(windowMs, Math.max(1, Date.now() - Date.parse(since)));
+  }
+
   async #gather(hash: string, signal: AbortSignal): Promise<GateEvidence> {
-    const { windowMs, lossDelayMs, thresholds, installation } = this.#options;
+    const { lossDelayMs, thresholds, installation } = this.#options;
+    const view = this.#view();
+    const windowMs = this.#windowMs(hash, view);
     const source = await this.#tables.events(signal);
     const { plans, problems } = hotPlans(await this.#tables.plans(signal), source);
     const judged = plans.filter((one) => one.source !== undefined);
@@ -208,7 +217,7 @@ export class Gate {
     const billing: BillingEvidence[] = [];
     if (able !== undefined) {
       for (const one of judged) {
-        const facts = await this.#facts(one, able, hash, signal);
+        const facts = await this.#facts(one, able, { hash, windowMs }, signal);
         billing.push(
           evidenceOf(
             one,
@@ -232,17 +241,16 @@ export class Gate {
       billing,
       notMeasured,
       thresholds,
-      rollout: this.#view() ?? null,
+      rollout: view ?? null,
     };
   }
 
   async #facts(
     { plan }: HotPlan,
     source: EventsSource,
-    hash: string,
+    asked: { readonly hash: string; readonly windowMs: number },
     signal: AbortSignal,
   ): Promise<VersionFacts | undefined> {
-    const asked = { hash, windowMs: this.#options.windowMs };
     const { text, params } = factsOfVersion(plan, source, this.#tables.timeZone, asked);
     const [row] = await this.#read(
       signal,

@@ -68,6 +68,7 @@ describe('the guarded rollout', () => {
       canaryHash: 'bad',
       aborted: false,
       canaryStartedAt: new Date(since).toISOString(),
+      canaryJudgedSince: new Date(since).toISOString(),
     });
   });
 
@@ -228,6 +229,11 @@ describe('the analysis', () => {
     );
     await watch();
     await shows('counterfoil_analysis_measurement', { metric: 'loss' }, 0);
+    // The gate judges it from then on; its ReplicaSet and the begin of the update are the old ones.
+    expect(watching?.watches.view()).toMatchObject({
+      canaryStartedAt: new Date(since).toISOString(),
+      canaryJudgedSince: new Date(since + 60_000).toISOString(),
+    });
   });
 });
 

@@ -100,7 +100,7 @@ class GuardedRollout {
       performance.now() - this.#aliveAt > this.#context.settings.CF_MAX_AGE_SECONDS
     )
       return undefined;
-    return viewOf(rollout, this.#replicaSets.values());
+    return viewOf(rollout, this.#replicaSets.values(), this.#runs.values());
   }
 
   async run(): Promise<void> {

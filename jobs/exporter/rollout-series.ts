@@ -35,9 +35,19 @@ export function canaryStartedAt(
   return Math.max(made, begun ?? 0);
 }
 
-export function viewOf(rollout: Rollout, replicaSets: Iterable<ReplicaSet>): RolloutView {
+export function viewOf(
+  rollout: Rollout,
+  replicaSets: Iterable<ReplicaSet>,
+  runs: Iterable<AnalysisRun>,
+): RolloutView {
   const canaryHash = canaryOf(rollout);
   const startedAt = canaryStartedAt(rollout, replicaSets);
+  // A retry keeps the ReplicaSet and the begin of the update, but has a background run of its own.
+  const analysisAt = currentRuns(rollout, runs).find(({ kind }) => kind === 'background')?.createdAt;
+  const judgedSince =
+    startedAt === undefined && analysisAt === undefined
+      ? undefined
+      : Math.max(startedAt ?? 0, analysisAt ?? 0);
   return {
     rollout: rollout.name,
     version: canaryHash ?? rollout.stableHash ?? 'unknown',
@@ -47,6 +57,7 @@ export function viewOf(rollout: Rollout, replicaSets: Iterable<ReplicaSet>): Rol
     canaryHash,
     aborted: rollout.aborted,
     canaryStartedAt: startedAt === undefined ? undefined : new Date(startedAt).toISOString(),
+    canaryJudgedSince: judgedSince === undefined ? undefined : new Date(judgedSince).toISOString(),
   };
 }
 

@@ -20,6 +20,7 @@ const view: RolloutView = {
   canaryHash: '6f7d',
   aborted: false,
   canaryStartedAt: undefined,
+  canaryJudgedSince: undefined,
 };
 
 async function open(parts: Partial<ServerParts> = {}) {

@@ -80,9 +80,14 @@ export async function replayAll(
   return outcomes;
 }
 
-/** Those that crash are looked at together, since their rules look back a day; the others in the order of their traffic. */
+/**
+ * Those that crash are looked at together, since their rules look back a day; and those that go far are kept apart from those
+ * that end soon, since what has ended is looked through all the same.
+ */
 function batchesOf(releases: readonly PlannedRelease[], size: number): PlannedRelease[][] {
-  const groups = Map.groupBy(releases, ({ crashesPerHour }) => crashesPerHour > 0);
+  const groups = Map.groupBy(releases, ({ crashesPerHour, perSecond, lost, wrongBill }) =>
+    crashesPerHour > 0 ? 'crashes' : perSecond < 1 ? 'quiet' : lost + wrongBill < 0.005 ? 'far' : 'near',
+  );
   const batches: PlannedRelease[][] = [];
   for (const group of groups.values())
     for (let from = 0; from < group.length; from += size) batches.push(group.slice(from, from + size));

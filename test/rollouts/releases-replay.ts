@@ -47,12 +47,16 @@ interface RunAnswer {
 
 /** Simulated time passes in steps of so many seconds; a new weight takes effect at the end of one. */
 const ROUND_SECONDS = 60;
-/** Earlier answers were all good, or the run would have ended: nothing counts but failures and errors in a row. */
-const LOOK_BACK_SECONDS = 600;
+/**
+ * Earlier answers were all good, or the run would have ended: nothing counts but failures, and errors in a row. Longer than
+ * any initialDelay, and with errors than the longest row of them.
+ */
+const LOOK_BACK_SECONDS = 180;
+const LOOK_BACK_AT_ERRORS_SECONDS = 600;
 /** An answer that has changed is judged within one interval of its metric. */
 const JUDGED_WITHIN_SECONDS = 120;
 /** A query is asked at least so often, although no alert of the installation has changed. */
-export const ASK_SECONDS = 900;
+export const ASK_SECONDS = 1_800;
 /** A probe and a look of the reconciliation take so long. */
 const JOB_SECONDS = 60;
 /** Prometheus answers for the first time so long after a gate has opened: at its next scrape. */
@@ -247,8 +251,8 @@ function answerBackground(
   let news = false;
   for (const { name, provider } of metricsOf(canary.background)) {
     if (provider.web === undefined) continue;
-    const body = gateAnswer(walk.release, evidence, thresholds);
-    news = walk.say(name, second, { status: 200, body }, body.verdict) || news;
+    const { answer, key } = exporterSays(walk.release, evidence, thresholds, second);
+    news = walk.say(name, second, answer, key) || news;
   }
   return news;
 }
@@ -269,8 +273,8 @@ function answerGate(
     say(metric, { job: fails ? 'Failed' : 'Complete', seconds: JOB_SECONDS }, String(fails));
   for (const { name, provider } of metricsOf(stageOf(walk, canary).gate.templates)) {
     if (provider.web !== undefined) {
-      const body = gateAnswer(walk.release, evidence, thresholds);
-      say(name, { status: 200, body }, body.verdict);
+      const { answer, key } = exporterSays(walk.release, evidence, thresholds, second);
+      say(name, answer, key);
     } else if (name === 'probe') {
       // One flow on the canary, as bad as any other; the Job is made once.
       walk.probeFails ??= walk.happens(walk.release.lost + walk.release.wrongBill);
@@ -279,6 +283,19 @@ function answerGate(
     else if (provider.prometheus === undefined) throw new Error(`nobody answers metric ${name}`);
   }
   return news;
+}
+
+/** The answer to /gate; what it counts goes on and on, so that only another verdict is news. */
+function exporterSays(
+  release: PlannedRelease,
+  evidence: Evidence,
+  thresholds: GateThresholds,
+  second: number,
+): { readonly answer: Answer; readonly key: string } {
+  if (release.exporterGoneAt > 0 && second >= release.exporterGoneAt)
+    return { answer: { error: 'connection refused' }, key: 'gone' };
+  const body = gateAnswer(release, evidence, thresholds);
+  return { answer: { status: 200, body }, key: body.verdict };
 }
 
 /** By the exporter's own verdict, with the evidence that it would have read. */
@@ -313,8 +330,9 @@ async function judgeBackground(
   metrics: readonly string[],
   now: number,
 ): Promise<Outcome | undefined> {
-  if (now - walk.changedAt > JUDGED_WITHIN_SECONDS && !walk.saysError(metrics)) return undefined;
-  const from = Math.max(0, walk.changedAt - LOOK_BACK_SECONDS);
+  const errors = walk.saysError(metrics);
+  if (now - walk.changedAt > JUDGED_WITHIN_SECONDS && !errors) return undefined;
+  const from = Math.max(0, walk.changedAt - (errors ? LOOK_BACK_AT_ERRORS_SECONDS : LOOK_BACK_SECONDS));
   const run = await argo.ask<RunAnswer>({
     do: 'run',
     templates: canary.background,

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -67,7 +68,7 @@ type response struct {
 const gateSeconds = 600
 
 // So long after its begin all queries of a release are asked at each scrape.
-const firstSeconds = 300
+const firstSeconds = 180
 
 type replay struct {
 	server      *server
@@ -83,6 +84,8 @@ func main() {
 	out := bufio.NewWriter(os.Stdout)
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(make([]byte, 0, 1<<20), 64<<20)
+	// Memory is there, and a third of the time would go into collecting it.
+	debug.SetGCPercent(400)
 	var run *replay
 	for lines.Scan() {
 		var asked request
@@ -138,7 +141,7 @@ func begin(asked request) (*replay, error) {
 	run := &replay{server: server, queries: asked.Queries, gateQueries: asked.GateQueries, askSeconds: asked.AskSeconds, byID: map[string]*release{}}
 	for turn, one := range asked.Releases {
 		made := newRelease(one, turn)
-		made.describe(thresholds)
+		made.describe(thresholds, server.read)
 		run.releases = append(run.releases, made)
 		run.byID[one.ID] = made
 	}

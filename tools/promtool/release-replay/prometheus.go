@@ -29,6 +29,8 @@ type server struct {
 	db     *tsdb.DB
 	engine *promql.Engine
 	groups []*rules.Group
+	// The names of all series and alerts that somebody reads.
+	read map[string]bool
 }
 
 func openServer(files, queries []string) (*server, error) {
@@ -43,6 +45,8 @@ func openServer(files, queries []string) (*server, error) {
 	options := tsdb.DefaultOptions()
 	options.WALSegmentSize = -1
 	options.IsolationDisabled = true
+	// Each look at the newest sample walks through its chunk from the first.
+	options.SamplesPerChunk = 30
 	day := int64(10 * 24 * time.Hour / time.Millisecond)
 	options.MinBlockDuration, options.MaxBlockDuration, options.RetentionDuration = day, day, 0
 	db, err := tsdb.Open(folder, promslog.NewNopLogger(), nil, options, nil)
@@ -53,7 +57,7 @@ func openServer(files, queries []string) (*server, error) {
 	engine := promql.NewEngine(promql.EngineOpts{
 		MaxSamples: 500_000_000, Timeout: time.Hour, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
 	})
-	s := &server{folder: folder, db: db, engine: engine}
+	s := &server{folder: folder, db: db, engine: engine, read: read}
 	none, _ := url.Parse("")
 	manager := rules.NewManager(&rules.ManagerOptions{
 		ExternalURL: none,

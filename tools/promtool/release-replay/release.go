@@ -55,21 +55,21 @@ type slot struct {
 	pending int
 }
 
-// version is one side of the split.
+// version is the canary; of the stable version beside it only the traffic matters, in what a look reads at most.
 type version struct {
 	hash  string
 	slots []slot
 }
 
-// release is one synthetic release: its canary beside its stable version.
+// release is one synthetic release.
 type release struct {
 	plan
-	random         *rand.Rand
-	canary, stable version
-	weight         int
-	ended, atGate  bool
-	gateSince      int
-	restarts       int
+	random        *rand.Rand
+	canary        version
+	weight        int
+	ended, atGate bool
+	gateSince     int
+	restarts      int
 	// Counters of the canary's own pods.
 	processed int
 	series    []seriesRef
@@ -84,7 +84,6 @@ func newRelease(p plan, turn int) *release {
 		plan:    p,
 		random:  rand.New(rand.NewPCG(p.Seed, 0)),
 		canary:  version{hash: "c-" + p.ID},
-		stable:  version{hash: "s-" + p.ID},
 		answers: map[string]answer{},
 		turn:    turn,
 	}
@@ -92,21 +91,19 @@ func newRelease(p plan, turn int) *release {
 
 // happen lets one slot pass that ends at this second.
 func (r *release) happen(second int) {
-	share := float64(r.weight) / 100
-	r.canary.slots = append(r.canary.slots, r.draw(share, r.Lost, r.WrongBill))
-	r.stable.slots = append(r.stable.slots, r.draw(1-share, 0, 0))
-	r.processed += r.canary.slots[len(r.canary.slots)-1].events
+	made := r.draw(float64(r.weight) / 100)
+	r.canary.slots = append(r.canary.slots, made)
+	r.processed += made.events
 	r.restarts += r.poisson(r.CrashesPerHour * slotSeconds / 3600)
-	for _, one := range []*version{&r.canary, &r.stable} {
-		r.billLate(one)
-		// Each release's replay has its own minute of the schedule.
-		if r.ReplaySeconds > 0 && (second+r.turn*slotSeconds)%r.ReplaySeconds == 0 {
-			one.replay()
-		}
+	r.billLate()
+	// Each release's replay has its own minute of the schedule.
+	if r.ReplaySeconds > 0 && (second+r.turn*slotSeconds)%r.ReplaySeconds == 0 {
+		r.canary.replay()
 	}
 }
 
-func (r *release) draw(share, lost, wrong float64) slot {
+func (r *release) draw(share float64) slot {
+	lost, wrong := r.Lost, r.WrongBill
 	mean := r.PerSecond * slotSeconds * share
 	made := slot{lost: r.poisson(mean * (lost + slowShare)), wrong: r.poisson(mean * wrong), late: r.poisson(mean * slowShare)}
 	made.pending = made.lost
@@ -114,15 +111,15 @@ func (r *release) draw(share, lost, wrong float64) slot {
 	return made
 }
 
-func (r *release) billLate(one *version) {
-	for at := max(0, len(one.slots)-windowSlots); at < len(one.slots); at++ {
+func (r *release) billLate() {
+	for at := max(0, len(r.canary.slots)-windowSlots); at < len(r.canary.slots); at++ {
 		still := 0
-		for range one.slots[at].late {
+		for range r.canary.slots[at].late {
 			if r.random.Float64() < lateSurvives {
 				still++
 			}
 		}
-		one.slots[at].late = still
+		r.canary.slots[at].late = still
 	}
 }
 
@@ -138,13 +135,13 @@ type counts struct {
 	events, lost, facts, missing, wrong int
 }
 
-// hot is what the hot check finds of a version: the last minutes, or less where the service writes more than is judged.
-func (r *release) hot(v *version) counts {
+// hot is what the hot check finds of the canary: the last minutes, or less where the service writes more than is judged.
+func (r *release) hot() counts {
 	most := windowSlots
 	if perSlot := r.PerSecond * slotSeconds; perSlot > 0 {
 		most = max(1, int(math.Min(float64(windowSlots), mostJudged/perSlot)))
 	}
-	return r.look(v, min(windowSlots, lossDelaySlots+most), min(windowSlots, factDelaySlots+most))
+	return r.look(min(windowSlots, lossDelaySlots+most), min(windowSlots, factDelaySlots+most))
 }
 
 // gate is what /gate finds of the canary since the release began.
@@ -157,7 +154,7 @@ func (r *release) gate() counts {
 	for judged := 0; facts < all && judged < mostOfAVersion; facts++ {
 		judged += r.canary.slots[len(r.canary.slots)-1-facts].events
 	}
-	return r.look(&r.canary, all, facts)
+	return r.look(all, facts)
 }
 
 // reconciliation is what the job finds of the canary within so many seconds: bills that stay wrong, and those that wait for
@@ -173,11 +170,12 @@ func (r *release) reconciliation(seconds int) int {
 	return found
 }
 
-func (r *release) look(v *version, events, facts int) counts {
+func (r *release) look(events, facts int) counts {
 	var found counts
-	end := len(v.slots)
+	slots := r.canary.slots
+	end := len(slots)
 	for at := max(0, end-events); at < end-lossDelaySlots; at++ {
-		one := &v.slots[at]
+		one := &slots[at]
 		found.events += one.events
 		if r.RepairedIsLost {
 			found.lost += one.lost
@@ -186,7 +184,7 @@ func (r *release) look(v *version, events, facts int) counts {
 		}
 	}
 	for at := max(0, end-facts); at < end-factDelaySlots; at++ {
-		one := &v.slots[at]
+		one := &slots[at]
 		found.facts += one.events
 		found.missing += one.late + one.pending
 		found.wrong += one.wrong

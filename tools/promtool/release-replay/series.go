@@ -23,37 +23,38 @@ type threshold struct {
 	value float64
 }
 
-// describe lists the series that exporter, pods and thresholds of this release give.
-func (r *release) describe(thresholds []threshold) {
+// describe lists the series that exporter, pods and thresholds of this release give, as far as anybody reads them.
+func (r *release) describe(thresholds []threshold, read map[string]bool) {
+	add := func(often bool, at func(int) (float64, bool), name string, pairs ...string) {
+		if !read[name] {
+			return
+		}
+		all := append([]string{labels.MetricName, name, "namespace", "counterfoil"}, pairs...)
+		r.series = append(r.series, seriesRef{labels: labels.FromStrings(all...), often: often, at: at})
+	}
 	always := func(value float64) func(int) (float64, bool) {
 		return func(int) (float64, bool) { return value, true }
 	}
 	exporter := func(often bool, name string, at func(int) (float64, bool), pairs ...string) {
-		all := append([]string{labels.MetricName, name, "namespace", "counterfoil", "installation", r.ID, "pod", "exporter-" + r.ID}, pairs...)
-		r.series = append(r.series, seriesRef{labels: labels.FromStrings(all...), often: often, at: func(second int) (float64, bool) {
+		pairs = append([]string{"installation", r.ID, "pod", "exporter-" + r.ID}, pairs...)
+		add(often, func(second int) (float64, bool) {
 			value, there := at(second)
 			return value, there && (r.ExporterGoneAt == 0 || second < r.ExporterGoneAt)
-		}})
+		}, name, pairs...)
 	}
 	pod := func(name string, at func(int) (float64, bool), pairs ...string) {
-		all := append([]string{labels.MetricName, name, "namespace", "counterfoil", "pod", "pod-" + r.ID, "rollouts_pod_template_hash", r.canary.hash}, pairs...)
-		r.series = append(r.series, seriesRef{labels: labels.FromStrings(all...), often: true, at: func(second int) (float64, bool) {
-			if r.PodsUnseenAt > 0 && second >= r.PodsUnseenAt {
-				return 0, false
-			}
-			return at(second)
-		}})
+		pairs = append([]string{"pod", "pod-" + r.ID, "rollouts_pod_template_hash", r.canary.hash}, pairs...)
+		add(true, func(second int) (float64, bool) {
+			value, there := at(second)
+			return value, there && (r.PodsUnseenAt == 0 || second < r.PodsUnseenAt)
+		}, name, pairs...)
 	}
 
 	for _, one := range thresholds {
-		r.series = append(r.series, seriesRef{
-			labels: labels.FromStrings(labels.MetricName, one.name, "namespace", "counterfoil", "installation", r.ID),
-			at:     always(one.value),
-		})
+		add(false, always(one.value), one.name, "installation", r.ID)
 	}
 	exporter(false, "counterfoil_exporter_info", always(1), "version", "1")
 	exporter(false, "counterfoil_rollout_version", always(1), "rollout", "billing", "role", "canary", "published_hash", r.canary.hash)
-	exporter(false, "counterfoil_rollout_version", always(1), "rollout", "billing", "role", "stable", "published_hash", r.stable.hash)
 	exporter(false, "counterfoil_hot_versions_measured", always(1))
 	exporter(false, "application_restart_total", func(int) (float64, bool) { return float64(r.restarts), true }, "published_hash", r.canary.hash)
 
@@ -78,34 +79,23 @@ func (r *release) describe(thresholds []threshold) {
 		exporter(true, name, func(second int) (float64, bool) { return 0, measured(second) }, "published_hash", "unknown")
 	}
 	exporter(true, "counterfoil_hot_facts", func(second int) (float64, bool) { return 0, measured(second) }, "check", "session-billing", "published_hash", "unknown")
-	for _, one := range []*version{&r.canary, &r.stable} {
-		var found counts
-		// The first of these is asked first, in the order in which they are written.
-		hot := func(name string, value func() int, pairs ...string) {
-			exporter(true, name, func(second int) (float64, bool) { return float64(value()), measured(second) },
-				append(pairs, "published_hash", one.hash)...)
-		}
-		hot("counterfoil_hot_events", func() int { found = r.hot(one); return found.events })
-		hot("counterfoil_hot_lost_events", func() int { return found.lost })
-		hot("counterfoil_hot_facts", func() int { return found.facts }, "check", "session-billing")
-		hot("counterfoil_hot_discrepancies", func() int { return found.missing }, "check", "session-billing", "kind", "missing")
-		wrong := "amount"
-		if r.Kind == "duplicate" {
-			wrong = r.Kind
-		}
-		hot("counterfoil_hot_discrepancies", func() int { return found.wrong }, "check", "session-billing", "kind", wrong)
+	var found counts
+	// The first of these looks, and the others say what it has found: they are written in this order.
+	hot := func(name string, value func() int, pairs ...string) {
+		exporter(true, name, func(second int) (float64, bool) { return float64(value()), measured(second) },
+			append(pairs, "published_hash", r.canary.hash)...)
 	}
+	hot("counterfoil_hot_events", func() int { found = r.hot(); return found.events })
+	hot("counterfoil_hot_lost_events", func() int { return found.lost })
+	hot("counterfoil_hot_facts", func() int { return found.facts }, "check", "session-billing")
+	hot("counterfoil_hot_discrepancies", func() int { return found.missing }, "check", "session-billing", "kind", "missing")
+	hot("counterfoil_hot_discrepancies", func() int { return found.wrong }, "check", "session-billing", "kind", r.Kind)
 
 	// The canary's own pods. What is lost is lost silently: no listener says that it has failed.
-	pod("up", always(1), "job", "billing")
 	pod("counterfoil_service_info", always(1), "service_version", "1")
 	count := func(share float64) func(int) (float64, bool) {
 		return func(int) (float64, bool) { return float64(int(float64(r.processed) * share)), true }
 	}
-	pod("event_published_total", count(1), "event_type", "e", "status", "committed")
-	pod("event_published_total", count(0), "event_type", "e", "status", "failed")
-	pod("event_processed_total", count(1), "event_type", "e", "status", "succeeded")
-	pod("event_processed_total", count(0), "event_type", "e", "status", "failed")
 	pod("counterfoil_listener_runs_total", count(1), "event_type", "e", "listener", "l", "outcome", "succeeded")
 	pod("event_publish_error_total", count(0), "event_type", "e")
 	pod("counterfoil_listener_runs_total", count(slowShare), "event_type", "e", "listener", "l", "outcome", "failed")

@@ -113,10 +113,12 @@ class Walk {
     return metrics.some((metric) => 'error' in (this.#answers.get(metric)?.at(-1)?.[1] ?? {}));
   }
 
-  /** True with this chance, the same for the same seed. */
+  /** True with this chance, the same for the same seed; seeds that follow each other have nothing else in common. */
   happens(share: number): boolean {
-    this.#chance = (Math.imul(this.#chance, 1_664_525) + 1_013_904_223) >>> 0;
-    return this.#chance / 2 ** 32 < share;
+    this.#chance = (this.#chance + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(this.#chance ^ (this.#chance >>> 15), this.#chance | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32 < share;
   }
 }
 
@@ -166,6 +168,9 @@ export async function replayBatch(
     releases.map(({ id }) => [id, canary.stages[0]?.weight ?? 0]),
   );
   let ended: string[] = [];
+  // Until the exporter is asked for the first time it has seen nothing.
+  const nothing = { published: 0, lost: 0, judged: 0, missing: 0, wrong: 0, found: 0 };
+  for (const walk of walks.values()) answerBackground(walk, nothing, options.gate, canary, 0);
   for (let now = 0; alive.size > 0; ) {
     const atGate: Record<string, number> = {};
     const judged = asksExporter ? [...alive] : [];
@@ -194,7 +199,7 @@ export async function replayBatch(
         else walk.gateChangedAt = now;
       }
       const evidence = gates[id];
-      if (evidence !== undefined && answerBackground(walk, evidence, options.gate, canary, before))
+      if (evidence !== undefined && answerBackground(walk, evidence, options.gate, canary, now))
         walk.changedAt = now;
       if (
         walk.gateSince !== undefined &&

@@ -15,7 +15,7 @@ import type { RolloutStatus } from './rollout.ts';
 const TAG = process.env.CLUSTER_IMAGE_TAG ?? 'cluster-test';
 
 /** How long one part of the journey may take before it is given up: it takes half of it. */
-const MINUTES = { timeout: 600_000 };
+const MINUTES = { timeout: 900_000 };
 
 /** At 1 % of it 400 events come in less than three minutes; it takes one core, with all that it goes through. */
 const PER_SECOND = 250;
@@ -30,7 +30,17 @@ const INSTALLATION = 'guard-counterfoil';
 const hurried = {
   jobs: { eventReplay: { graceSeconds: 15 } },
   exporter: { settings: { CF_LOSS_DELAY_SECONDS: '15' } },
-  checks: [sessionBilling({ grace: '30s' })],
+  checks: [
+    sessionBilling({
+      grace: '30s',
+      event: {
+        name: 'services.session.completed.v1',
+        key: ['sessionId'],
+        // Else what the aborted version leaves is parked for a person.
+        match: { amountMinor: 'amount_minor', currency: 'currency' },
+      },
+    }),
+  ],
   prometheusRule: { overrides: { CounterfoilVersionLosesEvents: { for: '15s' } } },
   metrics: { podMonitor: { interval: '5s' }, service: { interval: '5s' } },
   rollout: {
@@ -42,7 +52,8 @@ const hurried = {
       { weight: 100, pause: '70s', gates: ['sample', 'errors', 'latency', 'probe', 'reconciliation'] },
     ],
     conditions: { loss: { interval: '5s' } },
-    gates: { interval: '5s', reconciliation: { interval: '15s' } },
+    // Of 149, one release in twenty that loses 2 % shows nothing bad yet, and goes on to 10 %.
+    gates: { interval: '5s', sample: { judged: 500 }, reconciliation: { interval: '15s' } },
     abortScaleDownDelaySeconds: 20,
   },
 };
@@ -159,12 +170,6 @@ describe('an install beside a service', () => {
     await namespace.kubectl('rollout', 'status', `deployment/${INSTALLATION}-exporter`, '--timeout=90s');
     const { stable } = versions(await inPhase('Healthy', 120));
     expect(await readyPods(stable)).toHaveLength(2);
-    await service.open(PER_SECOND, SESSIONS);
-    await eventually(
-      'customers are served',
-      30,
-      async () => (await service.customers()).completed > PER_SECOND,
-    );
   });
 
   it('is at work when an event reaches no listener, and when another is never written', async () => {
@@ -175,6 +180,13 @@ describe('an install beside a service', () => {
     await service.complete(pod, NEVER_PUBLISHED);
     await service.disarm(pod);
     expect([await billsOf(LOST), await billsOf(NEVER_PUBLISHED)]).toEqual([0, 0]);
+    // Only now, so that the faults of this pod strike nobody else.
+    await service.open(PER_SECOND, SESSIONS);
+    await eventually(
+      'customers are served',
+      30,
+      async () => (await service.customers()).completed > PER_SECOND,
+    );
   });
 
   it('its rules are loaded and can be evaluated, and exporter and service are scraped', async () => {
@@ -214,13 +226,13 @@ describe('a good release', () => {
       await service.deploy('v2');
       const { canary } = await atWeight(1);
       const since = await now();
-      await eventually('it is past 1 %', 300, async () => versions(await rollout()).weight !== 1);
+      await eventually('it is past 1 %', 480, async () => versions(await rollout()).weight !== 1);
       const { own, all } = await published(canary, since, await now());
       const sigma = Math.sqrt(all * 0.01 * 0.99);
       process.stdout.write(`good release: ${own} of ${all} events at 1 %\n`);
       expect(Math.abs(own - all * 0.01)).toBeLessThan(3 * sigma);
 
-      const healthy = await inPhase('Healthy', 300);
+      const healthy = await inPhase('Healthy', 360);
       expect(versions(healthy).stable).toBe(canary);
       expect(canary).not.toBe(before);
       await eventually(

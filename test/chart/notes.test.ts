@@ -1,4 +1,5 @@
 /** What helm prints after an install: what is protected, what is not, and what to do first. */
+import { readFileSync } from 'node:fs';
 import { describe, expect, inject, test } from 'vitest';
 import { type Layers, renderNotes, required } from './render.ts';
 
@@ -175,6 +176,27 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
     expect(probed).not.toContain('every release is rolled back');
     const unsampled = await renderNotes(and({ service: { versions: false } }));
     expect(unsampled).not.toContain('an hour in the whole');
+  });
+
+  test('quote of a guarded release what docs/canary-figures.md has, and of another nothing', async () => {
+    const figures = readFileSync(new URL('../../docs/canary-figures.md', import.meta.url), 'utf8');
+    const [lost = ''] = /^Lost events:.*?(?=^Wrong bills)/ms.exec(figures) ?? [];
+    /** Median minutes to the abort of a release that loses 2 %. */
+    const minutes = (traffic: string) => {
+      const row = lost.split('\n').find((line) => line.startsWith(`| ${traffic} |`)) ?? '';
+      return Number(/aborted .*?, (\d+) min, at 1 %/.exec(row.split(' | ')[5] ?? '')?.[1]);
+    };
+    const notes = await renderNotes(and());
+    const [, ten, hundred, thousand] =
+      /after (\d+) min where .* 10 events a second, (\d+) min at 100, (\d+) min at 1,000/.exec(notes) ?? [];
+    expect([Number(ten), Number(hundred)]).toEqual([minutes('10/s'), minutes('100/s')]);
+    // The second run of that cell was slower, and stands below the tables.
+    expect(figures).toContain(
+      `1,000 events a second (${thousand} min where the table says ${minutes('1,000/s')})`,
+    );
+    const [, good] = /of (\d+) good releases none/.exec(notes) ?? [];
+    expect(figures).toContain(`0 of ${good} with enough traffic`);
+    expect(await renderNotes(required)).not.toContain('WHAT A CANARY FINDS');
   });
 
   test('say what stays behind', async () => {

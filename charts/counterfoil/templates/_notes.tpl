@@ -25,6 +25,9 @@ is over; nothing where there is no such gate.
 
 {{- /* What a canary of these values finds, as docs/benchmarks.md has it; nothing where it was not measured. */ -}}
 {{- define "counterfoil.canaryFigures" -}}
+With the chart's own steps and thresholds, of 324 good releases none was rolled back. One that loses 2 % of its events is
+  rolled back at 1 %: after 68 min where the service publishes 10 events a second, 7 min at 100, 2 min at 1,000. One that loses
+  0.1 % mostly goes through. With other traffic, weights or faults: docs/canary-figures.md.
 {{- end -}}
 
 {{- /* One sentence for each thing that is off, or that nobody sees, as a list. */ -}}

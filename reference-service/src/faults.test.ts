@@ -72,6 +72,27 @@ describe('a fault leaves the trace of the bad release it stands for', () => {
     expect(await bills(database, id)).toHaveLength(1);
   });
 
+  test('lose_wrong: the row that stays pending says one minor unit too much', async () => {
+    const id = await completeUnder(here, 'lose_wrong');
+    expect(
+      await database.query(
+        `select status, payload ->> 'amountMinor' as amount from event_backups where payload ->> 'sessionId' = $1`,
+        [id],
+      ),
+    ).toEqual([{ status: 'pending', amount: '12501' }]);
+    expect(await bills(database, id)).toEqual([]);
+  });
+
+  test('no_metrics: the metrics are gone, and nothing else is', async () => {
+    await here.arm('no_metrics');
+    expect((await here.get('/metrics')).status).toBe(404);
+    const id = await here.createSession();
+    await here.post(`/sessions/${id}/complete`);
+    await eventually('processed', () => isProcessed(database, id));
+    await here.disarm();
+    expect((await here.get('/metrics')).status).toBe(200);
+  });
+
   test('skip_backup: the session is completed and there is no event, no line and no count at all', async () => {
     const before = { lines: linesOfModule(), published: await counted('event_published_total', 'committed') };
     const id = await completeUnder(here, 'skip_backup');
@@ -130,6 +151,15 @@ describe('a fault leaves the trace of the bad release it stands for', () => {
         [body.id],
       ),
     ).toEqual([{ status: 'pending' }]);
+  });
+
+  test('a fault of the setting strikes from the start', async () => {
+    const service = await start({ FAULTS: 'lose=1' });
+    const id = await service.createSession();
+    await service.post(`/sessions/${id}/complete`);
+    expect(await isCompleted(database, id)).toBe(true);
+    expect((await events(database, id)).map(({ status }) => status)).toEqual(['pending']);
+    expect(await bills(database, id)).toEqual([]);
   });
 
   test('a rate of 0 never strikes, one of a half strikes some, and a fault ends with its time', async () => {

@@ -35,6 +35,20 @@ test('faults need a token that keeps strangers from arming them', () => {
   expect(readSettings({ ...needed, FAULTS: 'true', REPLAY_TOKEN: 't' }).faults).toBe(true);
 });
 
+test('faults can be armed from the start, each with its rate; one that does not exist is refused', () => {
+  const faultsOf = (FAULTS: string) => readSettings({ ...needed, REPLAY_TOKEN: 't', FAULTS });
+  expect(faultsOf('lose=0.02,slow=1')).toMatchObject({
+    faults: true,
+    armedFaults: new Map([
+      ['lose', 0.02],
+      ['slow', 1],
+    ]),
+  });
+  expect(faultsOf('true').armedFaults.size).toBe(0);
+  for (const wrong of ['loose=0.02', 'lose', 'lose=2', 'lose=0.02;slow=1', 'true,lose=1', 'constructor=1'])
+    expect(() => faultsOf(wrong), wrong).toThrow('settings refused: FAULTS;');
+});
+
 test('the README lists exactly the variables there are', () => {
   const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
   const listed = [...readme.matchAll(/^\| `([A-Z_]+)` +\|/gm)].map((match) => match[1]);

@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { type Fault, isFault } from './faults/faults.js';
 
 const integer = (min: number, max: number) =>
   z
@@ -7,6 +8,20 @@ const integer = (min: number, max: number) =>
     .regex(/^\d{1,9}$/)
     .transform(Number)
     .pipe(z.int().min(min).max(max));
+
+const armed = /^(\w+)=(0(?:\.\d+)?|1)$/;
+
+/** `false` is none at all, `true` none as yet, and `lose=0.02,slow=1` arms those from the start. */
+function faultsOf(text: string, context: z.RefinementCtx): ReadonlyMap<Fault, number> | undefined {
+  if (text === 'false') return undefined;
+  const faults = new Map<Fault, number>();
+  for (const part of text === 'true' ? [] : text.split(',')) {
+    const [, fault = '', rate] = armed.exec(part) ?? [];
+    if (isFault(fault)) faults.set(fault, Number(rate));
+    else context.addIssue({ code: 'custom', message: 'is false, true, or a list of fault=rate' });
+  }
+  return faults;
+}
 
 /** An empty variable is an absent one: Kubernetes and compose files set empty ones easily. */
 const optionalText = z.string().trim().min(1).optional();
@@ -25,10 +40,7 @@ const environment = z
     POD_TEMPLATE_HASH: optionalText,
     SERVICE_VERSION: z.string().default('0.1.0'),
     // Faults on demand, for trials only.
-    FAULTS: z
-      .enum(['true', 'false'])
-      .default('false')
-      .transform((text) => text === 'true'),
+    FAULTS: z.string().default('false').transform(faultsOf),
     POOL_SIZE: integer(1, 1_000).default(10),
     // How long work waits for one of them, and a new one for the database, before it fails.
     POOL_WAIT_SECONDS: integer(1, 3_600).default(5),
@@ -41,9 +53,9 @@ const environment = z
     DRAIN_SECONDS: integer(0, 3_600).default(25),
     LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'silent']).default('info'),
   })
-  .refine((settings) => !settings.FAULTS || settings.REPLAY_TOKEN !== undefined, {
+  .refine((settings) => settings.FAULTS === undefined || settings.REPLAY_TOKEN !== undefined, {
     path: ['REPLAY_TOKEN'],
-    error: 'is needed where FAULTS is true',
+    error: 'is needed where FAULTS is not false',
   });
 
 /** The names of all variables. */
@@ -58,7 +70,10 @@ export interface Settings {
   podName: string;
   podTemplateHash: string | undefined;
   serviceVersion: string;
+  /** Whether faults can be armed at all. */
   faults: boolean;
+  /** Those that are armed from the start, and how often each strikes. */
+  armedFaults: ReadonlyMap<Fault, number>;
   poolSize: number;
   poolWaitMs: number;
   maxInFlight: number;
@@ -99,7 +114,8 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
     podName: s.POD_NAME,
     podTemplateHash: s.POD_TEMPLATE_HASH,
     serviceVersion: s.SERVICE_VERSION,
-    faults: s.FAULTS,
+    faults: s.FAULTS !== undefined,
+    armedFaults: s.FAULTS ?? new Map(),
     poolSize: s.POOL_SIZE,
     poolWaitMs: s.POOL_WAIT_SECONDS * 1_000,
     maxInFlight: s.MAX_IN_FLIGHT,

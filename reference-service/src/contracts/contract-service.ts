@@ -49,8 +49,8 @@ export class ContractService {
         .returning();
       if (signed === undefined) throw new ConflictException(`contract ${id} exists already`);
       const payload: ContractSigned = { contractId: id, ...terms };
-      await this.faults.whilePublishing(tx, CONTRACT_SIGNED, (publishing) =>
-        this.events.publish(publishing, { name: CONTRACT_SIGNED, payload }),
+      await this.faults.whilePublishing(tx, CONTRACT_SIGNED, payload, (publishing, published) =>
+        this.events.publish(publishing, { name: CONTRACT_SIGNED, payload: published }),
       );
       return signed;
     });
@@ -67,8 +67,8 @@ export class ContractService {
       if (active === undefined) return await findContract(tx.handle, id);
       const activatedAt = (active.activatedAt as Date).toISOString();
       const payload: ContractActivated = { contractId: id, activatedAt };
-      await this.faults.whilePublishing(tx, CONTRACT_ACTIVATED, (publishing) =>
-        this.events.publish(publishing, { name: CONTRACT_ACTIVATED, payload }),
+      await this.faults.whilePublishing(tx, CONTRACT_ACTIVATED, payload, (publishing, published) =>
+        this.events.publish(publishing, { name: CONTRACT_ACTIVATED, payload: published }),
       );
       return active;
     });
@@ -111,8 +111,8 @@ export class ContractService {
         .set({ consumedUnits: sql`${contracts.consumedUnits} + ${units}::integer` })
         .where(eq(contracts.id, contractId));
       const payload: ServiceConsumed = { contractId, consumptionId: id, units };
-      await this.faults.whilePublishing(tx, SERVICE_CONSUMED, (publishing) =>
-        this.events.publish(publishing, { name: SERVICE_CONSUMED, payload }),
+      await this.faults.whilePublishing(tx, SERVICE_CONSUMED, payload, (publishing, published) =>
+        this.events.publish(publishing, { name: SERVICE_CONSUMED, payload: published }),
       );
       return consumed;
     });

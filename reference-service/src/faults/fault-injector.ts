@@ -3,23 +3,8 @@ import type { CommitAware, CounterfoilDriver, EventMetrics } from '@counterfoil/
 import { Inject, Injectable } from '@nestjs/common';
 import { EVENT_METRICS } from '../metrics/http-metrics.js';
 import type { SessionCompleted } from '../sessions/session-events.js';
-
-/** Every fault that can be armed, with what it does. */
-export const FAULTS = {
-  lose: 'the event row is written, but no listener starts after the commit',
-  skip_backup: 'the session is completed, but its event is not published at all',
-  fail: 'billing fails before it writes anything',
-  slow: 'billing waits `ms` milliseconds first',
-  bill_twice: 'billing writes two ledger rows',
-  bill_wrong: 'billing writes one minor unit too much',
-  crash_before_commit: 'the process dies with the transaction still open',
-  crash_after_commit: 'the process dies after the commit, before any listener starts',
-  crash_after_handler: 'the process dies after the ledger row, inside the listener',
-  crash_before_mark: 'the process dies after the listener, before its success is recorded',
-} as const;
-
-/** One of the words in FAULTS. */
-export type Fault = keyof typeof FAULTS;
+import { SETTINGS, type Settings } from '../settings.js';
+import { DEFAULT_WAIT_MS, type Fault } from './faults.js';
 
 interface ArmedFault {
   rate: number;
@@ -27,19 +12,27 @@ interface ArmedFault {
   waitMs: number;
 }
 
+const oneUnitMore = <Payload extends object>(payload: Payload): Payload =>
+  'amountMinor' in payload ? { ...payload, amountMinor: Number(payload.amountMinor) + 1 } : payload;
+
 const die = (): void => {
   process.kill(process.pid, 'SIGKILL');
 };
 
 /**
  * Makes the service do wrong on demand, as a faulty release would: it writes no log line, metric or row of its own.
- * Nothing strikes unless armed by `POST /admin/faults`.
+ * Nothing strikes unless armed, by `POST /admin/faults` or from the start by the setting FAULTS.
  */
 @Injectable()
 export class FaultInjector {
   private readonly armed = new Map<Fault, ArmedFault>();
 
-  constructor(@Inject(EVENT_METRICS) private readonly metrics: EventMetrics) {}
+  constructor(
+    @Inject(EVENT_METRICS) private readonly metrics: EventMetrics,
+    @Inject(SETTINGS) { armedFaults }: Pick<Settings, 'armedFaults'>,
+  ) {
+    for (const [fault, rate] of armedFaults) this.arm(fault, rate, Number.POSITIVE_INFINITY, DEFAULT_WAIT_MS);
+  }
 
   /** Arms a fault, in place of an earlier one of its name: it strikes with probability `rate` until `forMs` is over. */
   arm(fault: Fault, rate: number, forMs: number, waitMs: number): void {
@@ -52,20 +45,26 @@ export class FaultInjector {
   }
 
   /** Publishes an event in `tx`, or does what an armed fault makes of that. */
-  async whilePublishing(
+  async whilePublishing<Payload extends object>(
     tx: CommitAware,
     eventName: string,
-    publish: (tx: CommitAware) => Promise<unknown>,
+    payload: Payload,
+    publish: (tx: CommitAware, payload: Payload) => Promise<unknown>,
   ): Promise<void> {
     if (this.strikes('skip_backup')) return;
     // Before the publisher's own callback, so that it never runs.
     if (this.strikes('crash_after_commit')) tx.afterCommit(die);
-    if (this.strikes('lose')) {
+    const wrong = this.strikes('lose_wrong') !== undefined;
+    if (wrong || this.strikes('lose')) {
       // A release that forgets its events has counted them as published.
       tx.afterCommit(() => this.metrics.published(eventName, 'committed'));
-      await publish({ run: (sql, params) => tx.run(sql, params), afterCommit: () => undefined });
+      const withoutCommit = {
+        run: (sql: string, params: readonly unknown[]) => tx.run(sql, params),
+        afterCommit: () => undefined,
+      };
+      await publish(withoutCommit, wrong ? oneUnitMore(payload) : payload);
     } else {
-      await publish(tx);
+      await publish(tx, payload);
     }
     if (this.strikes('crash_before_commit')) die();
   }
@@ -89,6 +88,11 @@ export class FaultInjector {
   whileCorrecting(tx: CommitAware): void {
     if (this.strikes('crash_after_commit')) tx.afterCommit(die);
     if (this.strikes('crash_before_commit')) die();
+  }
+
+  /** Whether `/metrics` is to say that it is not there. */
+  hideMetrics(): boolean {
+    return this.strikes('no_metrics') !== undefined;
   }
 
   /** The driver, through which a crash can strike just before an outcome is recorded. */

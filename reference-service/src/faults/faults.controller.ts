@@ -4,13 +4,14 @@ import { z } from 'zod';
 import { AdminTokenGuard } from '../admin-token.guard.js';
 import { Validated } from '../http-refusals.js';
 import { schemaOf } from '../schema-of.js';
-import { FAULTS, type Fault, FaultInjector } from './fault-injector.js';
+import { FaultInjector } from './fault-injector.js';
+import { DEFAULT_WAIT_MS, FAULTS, type Fault } from './faults.js';
 
 const armedFault = z.strictObject({
   fault: z.enum(Object.keys(FAULTS) as [Fault, ...Fault[]]),
   rate: z.number().min(0).max(1).describe('share of events it strikes'),
   forSeconds: z.number().min(0).max(86_400),
-  ms: z.int().min(0).max(3_600_000).default(1_000).describe('for slow'),
+  ms: z.int().min(0).max(3_600_000).default(DEFAULT_WAIT_MS).describe('for slow'),
 });
 
 /** `POST /admin/faults` and `DELETE /admin/faults`; registered only where FAULTS is true. */

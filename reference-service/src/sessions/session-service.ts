@@ -51,8 +51,8 @@ export class SessionService {
       const completed = await complete(tx, id);
       if (completed === undefined) return await findSession(tx.handle, id);
       const payload: SessionCompleted = billable(completed);
-      await this.faults.whilePublishing(tx, SESSION_COMPLETED, (publishing) =>
-        this.events.publish(publishing, { name: SESSION_COMPLETED, payload }),
+      await this.faults.whilePublishing(tx, SESSION_COMPLETED, payload, (publishing, published) =>
+        this.events.publish(publishing, { name: SESSION_COMPLETED, payload: published }),
       );
       return completed;
     });
@@ -73,8 +73,8 @@ export class SessionService {
         .returning();
       if (evaluated === undefined) return await findEvaluation(tx.handle, id);
       const payload: SessionEvaluated = { ...billable(session), score };
-      await this.faults.whilePublishing(tx, SESSION_EVALUATED, (publishing) =>
-        this.events.publish(publishing, { name: SESSION_EVALUATED, payload }),
+      await this.faults.whilePublishing(tx, SESSION_EVALUATED, payload, (publishing, published) =>
+        this.events.publish(publishing, { name: SESSION_EVALUATED, payload: published }),
       );
       return evaluated;
     });

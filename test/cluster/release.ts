@@ -9,12 +9,14 @@ import { findTool } from '../tools/find-tool.ts';
 import type { Namespace } from './cluster.ts';
 
 const run = promisify(execFile);
-const chart = fileURLToPath(new URL('../../charts/counterfoil', import.meta.url));
+const ownChart = fileURLToPath(new URL('../../charts/counterfoil', import.meta.url));
 
-/** Values over those of a file of charts/counterfoil/examples. */
+/** Values over those of one of the chart's examples. */
 export interface Layers {
   readonly example?: string;
   readonly values: object;
+  /** The folder of another chart than this checkout's. */
+  readonly chart?: string;
 }
 
 export class Release {
@@ -31,12 +33,22 @@ export class Release {
   /** Installs it; the hooks have run when this returns, the workloads may still be starting. */
   static async install(name: string, namespace: Namespace, layers: Layers): Promise<Release> {
     const release = new Release(name, namespace, await findTool('helm'));
-    await release.#withValues(layers, (files) => release.#call('install', name, chart, ...files));
+    await release.#withValues(layers, (chartAndValues) => release.#call('install', name, ...chartAndValues));
     return release;
   }
 
   async upgrade(layers: Layers): Promise<void> {
-    await this.#withValues(layers, (files) => this.#call('upgrade', this.name, chart, ...files));
+    await this.#withValues(layers, (chartAndValues) => this.#call('upgrade', this.name, ...chartAndValues));
+  }
+
+  /** To the revision before; `helm rollback` knows neither chart nor values but those it has kept. */
+  async rollback(): Promise<void> {
+    await this.#call('rollback', this.name);
+  }
+
+  /** What it says to the person who has installed it. */
+  async notes(): Promise<string> {
+    return await this.#call('get', 'notes', this.name);
   }
 
   /** `helm test`, with its log; throws where one of the tests fails. */
@@ -61,15 +73,15 @@ export class Release {
   }
 
   async #withValues<Result>(
-    { example, values }: Layers,
-    work: (files: readonly string[]) => Promise<Result>,
+    { example, values, chart = ownChart }: Layers,
+    work: (chartAndValues: readonly string[]) => Promise<Result>,
   ): Promise<Result> {
     const folder = mkdtempSync(join(tmpdir(), 'counterfoil-values-'));
     try {
       const own = join(folder, 'values.json');
       writeFileSync(own, JSON.stringify(values));
       const files = [...(example === undefined ? [] : [join(chart, 'examples', example)]), own];
-      return await work(files.flatMap((file) => ['--values', file]));
+      return await work([chart, ...files.flatMap((file) => ['--values', file])]);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }

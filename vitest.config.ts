@@ -2,6 +2,9 @@ import { defineConfig } from 'vitest/config';
 
 const postgres = { globalSetup: 'test/postgres/global-setup.ts', testTimeout: 60_000, hookTimeout: 60_000 };
 
+/** Pods that start, images that are loaded, analysis that is waited for; a test that takes longer says so. */
+const patient = { testTimeout: 600_000, hookTimeout: 600_000 };
+
 const covered = { statements: 90, branches: 85 };
 
 export default defineConfig({
@@ -82,16 +85,11 @@ export default defineConfig({
           testTimeout: 60_000,
         },
       },
-      // Needs a cluster, so it is left out of `npm test`: `npm run test:cluster`.
-      {
-        test: {
-          name: 'cluster',
-          include: ['test/cluster/*.test.ts'],
-          ...postgres,
-          testTimeout: 240_000,
-          hookTimeout: 240_000,
-        },
-      },
+      // Need a cluster, so they are left out of `npm test`: `npm run test:cluster`, which runs the first two side by side.
+      { test: { name: 'cluster', include: ['test/cluster/*.test.ts'], ...postgres, ...patient } },
+      { test: { name: 'cluster-load', include: ['test/cluster/load/*.test.ts'], ...patient } },
+      // Takes hours: `npm run test:cluster:long`.
+      { test: { name: 'cluster-long', include: ['test/cluster/long/*.test.ts'], ...patient } },
       // Needs a Docker daemon, so it is left out of `npm test`: `npm run test:containers`. Its first test builds both images.
       {
         test: {

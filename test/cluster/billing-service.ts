@@ -21,6 +21,24 @@ const restricted = {
 };
 const little = { requests: { cpu: '10m', memory: '64Mi' } };
 
+/** A version of the service, as its pod template says it. */
+export interface DeployOptions {
+  /** Makes the template one of its own. */
+  readonly version: string;
+  /** Faults that it has from its start, with the share of events that each strikes. */
+  readonly faults?: Readonly<Record<string, number>>;
+  /** Instead of the service itself: its predecessor, `['node', 'dist/v1-outbox/main.js']`, or a build that is broken. */
+  readonly command?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** The predecessor, which has an outbox: reference-service/v1-outbox. It polls each second. */
+export const predecessor: DeployOptions = {
+  version: 'v1-outbox',
+  command: ['node', '--max-semi-space-size=8', '--max-old-space-size=256', 'dist/v1-outbox/main.js'],
+  env: { OUTBOX_POLL_SECONDS: '1', OUTBOX_BATCH_SIZE: '500' },
+};
+
 export class BillingService {
   readonly #namespace: Namespace;
   readonly #image: string;
@@ -78,6 +96,9 @@ export class BillingService {
     await eventually('Postgres answers', 60, async () => (await this.sql('SELECT 1')) === '1');
     await this.#migrate();
     await this.#psql(read('../../jobs/schema/roles.sql'));
+    // Both versions find their tables, whichever is first.
+    await this.#psql(read('../../reference-service/v1-outbox/sql/domain_events.sql'));
+    await this.#psql(read('../../reference-service/v1-outbox/sql/republish_to_outbox.sql'));
     for (const role of ['counterfoil_owner', 'counterfoil_jobs', 'counterfoil_exporter'])
       await this.sql(`ALTER ROLE ${role} PASSWORD '${this.#password}'`);
     await this.sql('GRANT pg_read_all_stats TO counterfoil_jobs');
@@ -155,7 +176,8 @@ export class BillingService {
   }
 
   /** The pod template of one version; the annotation makes each a version of its own. */
-  template(version: string) {
+  template({ version, faults = {}, command, env = {} }: DeployOptions) {
+    const armed = Object.entries(faults).map(([fault, rate]) => `${fault}=${rate}`);
     return {
       metadata: { labels: { app: SERVICE }, annotations: { 'counterfoil.test/version': version } },
       spec: {
@@ -168,11 +190,12 @@ export class BillingService {
             name: SERVICE,
             image: this.#image,
             imagePullPolicy: 'IfNotPresent',
+            ...(command === undefined ? {} : { command }),
             ports: [{ name: 'http', containerPort: 3000 }],
             env: [
               this.#databaseUrl,
               { name: 'REPLAY_TOKEN', valueFrom: { secretKeyRef: { name: 'postgres', key: 'token' } } },
-              { name: 'FAULTS', value: 'true' },
+              { name: 'FAULTS', value: armed.length === 0 ? 'true' : armed.join() },
               { name: 'SERVICE_VERSION', value: version },
               { name: 'LOG_LEVEL', value: 'warn' },
               { name: 'SHUTDOWN_PAUSE_SECONDS', value: '3' },
@@ -182,6 +205,7 @@ export class BillingService {
                 name: 'POD_TEMPLATE_HASH',
                 valueFrom: { fieldRef: { fieldPath: "metadata.labels['rollouts-pod-template-hash']" } },
               },
+              ...Object.entries(env).map(([name, value]) => ({ name, value })),
             ],
             readinessProbe: { httpGet: { path: '/health/ready', port: 'http' }, periodSeconds: 1 },
             securityContext: restricted,
@@ -193,7 +217,7 @@ export class BillingService {
   }
 
   /** A version of it: the Deployment that a Rollout adopts, itself without pods, and what leads to its pods. */
-  async deploy(version: string): Promise<void> {
+  async deploy(version: DeployOptions): Promise<void> {
     await this.#namespace.apply(
       {
         apiVersion: 'apps/v1',

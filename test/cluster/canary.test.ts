@@ -91,7 +91,7 @@ beforeAll(async () => {
   namespace = await Namespace.create();
   service = new BillingService(namespace, `counterfoil/reference-service:${TAG}`);
   await service.prepare(NEVER_PUBLISHED);
-  await service.deploy('v1');
+  await service.deploy({ version: 'v1' });
 });
 afterAll(async () => {
   await namespace?.remove();
@@ -223,7 +223,7 @@ describe('a good release', () => {
     MINUTES,
     async () => {
       const before = versions(await rollout()).stable;
-      await service.deploy('v2');
+      await service.deploy({ version: 'v2' });
       const { canary } = await atWeight(1);
       const since = await now();
       await eventually('it is past 1 %', 480, async () => versions(await rollout()).weight !== 1);
@@ -274,7 +274,7 @@ describe('a release that loses 2 % of its events', () => {
 
   it('is aborted at 1 % by Argo itself, for its losses and nothing else', MINUTES, async () => {
     good = versions(await rollout()).stable;
-    await service.deploy('v3');
+    await service.deploy({ version: 'v3' });
     bad = (
       await eventually('the canary is there', 60, async () => {
         const both = versions(await rollout());

@@ -7,11 +7,20 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { afterEach, expect } from 'vitest';
+import { collect } from './diagnostics.ts';
 
 const run = promisify(execFile);
 
 /** What the pods of the journeys are made of: 2 MB, with a shell. */
 export const IMAGE = 'busybox:1.36';
+
+/** Tests of this file that have ended, and how many of them failed: a namespace is looked at before it goes. */
+const seen = { passed: 0, failed: 0 };
+afterEach(({ task }) => {
+  if (task.result?.state === 'fail') seen.failed += 1;
+  else seen.passed += 1;
+});
 
 export async function kubectl(...args: readonly string[]): Promise<string> {
   const { stdout } = await run('kubectl', [...args], { maxBuffer: 64_000_000 });
@@ -47,7 +56,14 @@ export class Namespace {
     return new Namespace(name);
   }
 
+  /** Removes it with all that is in it; after a failure only once what tells of it has been collected. */
   async remove(): Promise<void> {
+    // Where no test has ended at all, what came before them has failed.
+    if (seen.failed > 0 || seen.passed === 0) {
+      const journey = expect.getState().testPath?.split('/').at(-1)?.replace('.test.ts', '') ?? 'journey';
+      process.stderr.write(`${this.name}: ${await collect(this.name, journey)}
+`);
+    }
     await kubectl('delete', 'namespace', this.name, '--wait=false', '--ignore-not-found');
   }
 

@@ -1,6 +1,11 @@
 /** `npm run test:cluster`: says in one line what is missing, else runs the tests that need a real cluster. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { rmSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { table } from './figures.ts';
 
 function missing(): string | undefined {
   if ((process.env.KUBECONFIG ?? '') === '')
@@ -27,16 +32,56 @@ function missing(): string | undefined {
   return undefined;
 }
 
+/**
+ * One vitest per lane, side by side: journeys that wait most of the time, and those whose customers keep a core busy, one at
+ * a time. The lines of each begin with its name.
+ */
+const lanes: Readonly<Record<string, readonly string[]>> = {
+  cluster: ['--maxWorkers=2'],
+  'cluster-load': ['--maxWorkers=1'],
+};
+
+const results = fileURLToPath(new URL('../../coverage/cluster', import.meta.url));
+
+async function run(projects: readonly string[], args: readonly string[], prefix = ''): Promise<number> {
+  const vitest = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
+  const child = spawn(
+    process.execPath,
+    [vitest, 'run', ...projects.flatMap((project) => ['--project', project]), ...args],
+    { stdio: prefix === '' ? 'inherit' : ['ignore', 'pipe', 'pipe'] },
+  );
+  const print = async (lines: NodeJS.ReadableStream | null, to: NodeJS.WritableStream) => {
+    if (lines !== null)
+      for await (const line of createInterface({ input: lines })) to.write(`${prefix}${line}\n`);
+  };
+  const printed = Promise.all([print(child.stdout, process.stdout), print(child.stderr, process.stderr)]);
+  const [code] = (await once(child, 'close')) as [number | null];
+  await printed;
+  return code ?? 1;
+}
+
 const problem = missing();
 if (problem !== undefined) {
   process.stderr.write(`${problem}\n`);
   process.exitCode = 1;
 } else {
-  const vitest = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
-  const { status } = spawnSync(
-    process.execPath,
-    [vitest, 'run', '--project', 'cluster', ...process.argv.slice(2)],
-    { stdio: 'inherit' },
-  );
-  process.exitCode = status ?? 1;
+  const {
+    values: { lane },
+    positionals,
+  } = parseArgs({ options: { lane: { type: 'string' } }, allowPositionals: true });
+  // Of a part alone nothing is thrown away: others may be at work.
+  if (positionals.length === 0) rmSync(results, { recursive: true, force: true });
+  const wanted = lane === undefined ? Object.keys(lanes) : [lane];
+  const report = (name: string) => [
+    ...['--reporter=default', '--reporter=json', `--outputFile.json=${results}/${name}.json`],
+  ];
+  const codes =
+    // Files by name, for whoever works on them, run one after the other.
+    positionals.length > 0
+      ? [await run(wanted, [...positionals, '--maxWorkers=1'])]
+      : await Promise.all(
+          wanted.map((name) => run([name], [...report(name), ...(lanes[name] ?? [])], `${name}: `)),
+        );
+  process.stdout.write(`\n${table()}`);
+  process.exitCode = Math.max(...codes);
 }

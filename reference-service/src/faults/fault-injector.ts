@@ -17,6 +17,8 @@ const oneUnitMore = <Payload extends object>(payload: Payload): Payload =>
 
 const die = (): void => {
   process.kill(process.pid, 'SIGKILL');
+  // As the first process of a container it is spared its own signals, that one too.
+  process.exit(137);
 };
 
 /**

@@ -149,6 +149,17 @@ export class Shop {
     return spec.weighted.services.find(({ name }) => name === `${SERVICE}-canary`)?.weight;
   }
 
+  /** How the release that is under way ends by itself. */
+  async ended(seconds: number): Promise<'promoted' | 'aborted'> {
+    return await eventually('the release has ended', seconds, async () => {
+      const { status } = await this.rollout();
+      if (status?.abort === true) return 'aborted';
+      const { canary, stable } = versionsOf({ metadata: { uid: '' }, status: status ?? {} });
+      if (status?.phase === 'Healthy' && canary === stable) return 'promoted';
+      throw new Error(JSON.stringify({ canary, stable, phase: status?.phase, message: status?.message }));
+    });
+  }
+
   /** Waits until Argo has aborted the release that is under way and the router gives it nothing any more. */
   async aborted(seconds: number): Promise<Abort> {
     let heaviest = 0;

@@ -142,6 +142,7 @@ export async function eventually<Result>(
       last = error;
     }
     if (Date.now() > deadline) throw new Error(`waited in vain: ${description}; last: ${String(last)}`);
-    await delay(200);
+    // Each look is a process of its own, and there are two cores: five a second would keep one of them busy.
+    await delay(1_000);
   }
 }

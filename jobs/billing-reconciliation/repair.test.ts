@@ -66,6 +66,33 @@ describe('by replay', () => {
     expect([...(requests[0]?.scope.event_ids ?? [])].sort()).toEqual(ids.sort());
   });
 
+  test('the log names what was asked for, by its request, up to twenty; and says nothing where nothing was', async () => {
+    const asked = async (environment: Record<string, string> = {}) =>
+      (await tail({ CF_REPAIR: 'true', ...environment })).lines.filter(({ msg }) =>
+        String(msg).startsWith('asked for a '),
+      );
+    const ids = await lose(21);
+    await full();
+    const [first, ...others] = await asked();
+    expect(others).toEqual([]);
+    const [request] = await database.query<{ id: string; events: string[] }>(
+      `SELECT id, scope -> 'event_ids' AS events FROM counterfoil.requests`,
+    );
+    expect(first).toMatchObject({
+      msg: 'asked for a replay: open findings whose event is still pending',
+      check: 'session-billing',
+      requestId: request?.id,
+      eventIds: request?.events,
+    });
+    expect(await asked()).toEqual([]);
+    await finish();
+    const [second] = await asked();
+    expect(second).toMatchObject({ count: 21 });
+    const named = second?.eventIds as string[];
+    expect(named).toHaveLength(20);
+    expect(ids).toEqual(expect.arrayContaining(named));
+  });
+
   test('ten events go first; the rest waits until they have ended and were judged again', async () => {
     await lose(13);
     await full();

@@ -40,6 +40,18 @@ const repairs = [
   readonly [more: string]: unknown;
 }[];
 
+/** A request that was made, with the events or findings that it names. */
+interface Asked {
+  readonly kind: RepairKind;
+  readonly counted: (typeof repairs)[number]['counted'];
+  readonly reason: string;
+  readonly requestId: string | undefined;
+  readonly ids: readonly string[];
+}
+
+/** Ids in one log line; the request has them all. */
+const MOST_NAMED = 20;
+
 /**
  * At most one request of each kind per check, together at most the limit of the run.
  * @param runs the checks whose lease this run holds
@@ -66,7 +78,7 @@ async function repairCheck(run: CheckRun, limit: number): Promise<number> {
       await stop(run, transaction, harmful);
       return [];
     }
-    const made: { readonly counted: (typeof repairs)[number]['counted']; readonly count: number }[] = [];
+    const made: Asked[] = [];
     let left = limit;
     for (const { kind, counted, reason, list } of repairs) {
       const before = last.get(kind);
@@ -82,12 +94,24 @@ async function repairCheck(run: CheckRun, limit: number): Promise<number> {
         counts: { [kind === 'replay' ? 'events' : 'findings']: ids.length },
       });
       left -= ids.length;
-      made.push({ counted, count: ids.length });
+      made.push({ kind, counted, reason, requestId, ids });
     }
     return made;
   });
-  for (const { counted, count } of asked) tally.count(counted, count);
-  return asked.reduce((sum, { count }) => sum + count, 0);
+  for (const { kind, counted, reason, requestId, ids } of asked) {
+    tally.count(counted, ids.length);
+    const named = ids.slice(0, MOST_NAMED);
+    context.logger.info(
+      {
+        check: name,
+        requestId,
+        count: ids.length,
+        ...(kind === 'replay' ? { eventIds: named } : { findings: named }),
+      },
+      `asked for a ${kind}: ${reason}`,
+    );
+  }
+  return asked.reduce((sum, { ids }) => sum + ids.length, 0);
 }
 
 /** Says what stands in the way: in the log at each run, in the audit once. */

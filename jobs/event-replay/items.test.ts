@@ -97,6 +97,17 @@ describe('a request for a rebuild', () => {
       outcome: 'succeeded',
       counts: { requests: 1, items_done: 2, items_given_up: 1, item_calls: 3 },
     });
+    // Whoever searches the log for a key finds what became of it.
+    const told = run.lines.filter(({ msg }) => msg === 'item done');
+    expect(
+      told.map(({ requestId, finding, key, outcome }) => ({ requestId, finding, key, outcome })),
+    ).toEqual(
+      expect.arrayContaining([
+        { requestId: id, finding: first, key: ['s1'], outcome: 'rebuilt' },
+        { requestId: id, finding: second, key: ['s/2 ü'], outcome: 'not_needed' },
+      ]),
+    );
+    expect(told).toHaveLength(2);
     const audits = await bench.database.query(
       `SELECT action, scope, counts FROM counterfoil.audit WHERE request_id = $1`,
       [id],

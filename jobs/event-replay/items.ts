@@ -426,6 +426,16 @@ export class Items {
     const done = decision.next === 'done';
     if (done) this.#counts.items_done += 1;
     else this.#counts.items_waiting += 1;
+    this.#logger.info(
+      {
+        requestId: item.request_id,
+        finding: item.finding_id,
+        key: JSON.parse(item.key) as (string | null)[],
+        outcome,
+        error,
+      },
+      done ? 'item done' : 'item not done yet: it is asked for again later',
+    );
     await this.#write(token, {
       ...written(item, decision.attempts),
       status: done ? 'done' : 'due',

@@ -61,6 +61,12 @@ describe('what is sent', () => {
     const run = await bench.run();
     expect(sent()).toEqual(['unchanged']);
     expect(run.record.counts).toMatchObject({ already_processed: 1, gone: 1, processed: 1 });
+    expect(run.lines).toContainEqual(
+      expect.objectContaining({
+        eventId: 'meanwhile',
+        msg: 'event was processed meanwhile: it is not sent',
+      }),
+    );
     expect(await bench.status('meanwhile')).toMatchObject({
       status: 'done',
       last_outcome: 'already_processed',
@@ -165,6 +171,15 @@ describe('what a handler may answer', () => {
       id === 'failing' ? { outcome: 'failed', retryable: true, error: 'BillingError' } : undefined;
     const first = await bench.run({ CF_HANDLER_ATTEMPTS: '2' });
     expect(first.record).toMatchObject({ outcome: 'succeeded', counts: { processed: 1, waiting: 1 } });
+    // Whoever searches the log for an event finds what became of it.
+    const told = first.lines.filter((line) => 'eventId' in line);
+    expect(told.map(({ eventId, outcome, error, msg }) => [eventId, outcome, error, msg])).toEqual(
+      expect.arrayContaining([
+        ['failing', 'failed', 'BillingError', 'event not replayed yet: it is sent again later'],
+        [expect.not.stringMatching('failing'), 'processed', undefined, 'event replayed'],
+      ]),
+    );
+    expect(told).toHaveLength(2);
     const waiting = await bench.status('failing');
     expect(waiting).toMatchObject({
       status: 'due',

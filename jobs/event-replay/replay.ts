@@ -294,6 +294,7 @@ export class Replay {
         logger.warn({ eventId }, 'a claim has gone to someone else before its call');
       } else if (status === 'processed') {
         counts.already_processed += 1;
+        logger.info({ eventId, eventName }, 'event was processed meanwhile: it is not sent');
       } else {
         counts.gone += 1;
         logger.warn({ eventId, eventName, status }, 'an event is not pending any more: nothing to replay');

@@ -21,6 +21,13 @@ const statusAfter = {
   wait: 'due',
 } as const;
 
+/** A line for each event, so that whoever searches the logs for one finds its end; parked ones have a warning. */
+const words = {
+  done: 'event replayed',
+  wait: 'event not replayed yet: it is sent again later',
+  hand_over: 'event handed to the outbox of the predecessor',
+} as const;
+
 export class Verdicts {
   readonly #policy: Policy;
   readonly #context: VerdictContext;
@@ -117,7 +124,11 @@ export class Verdicts {
         );
         break;
     }
-    logger.debug({ eventId, eventName, next: decision.next, outcome: known?.outcome }, 'event decided');
+    if (decision.next !== 'park')
+      logger.info(
+        { eventId, eventName, outcome: known?.outcome, error: known?.error ?? undefined },
+        words[decision.next],
+      );
     this.#context.claims.record(event, {
       event_id: eventId,
       claim_token: event.token,

@@ -1,5 +1,5 @@
 /** The files of rollouts/, applied as they stand: only the namespace and the image are others. */
-import { beforeAll, expect, onTestFinished, test } from 'vitest';
+import { beforeAll, expect, test } from 'vitest';
 import {
   forms,
   type KubernetesObject,
@@ -46,7 +46,7 @@ const IT_IS =
   'is taken by the controller, judges the second version at 1 %, and aborts it where nobody can see it';
 
 // At once: most of the time goes by waiting.
-test.concurrent.each(forms)(`%s ${IT_IS}`, { timeout: 600_000 }, async (form) => {
+test.concurrent.for(forms)(`%s ${IT_IS}`, { timeout: 600_000 }, async (form, { onTestFinished }) => {
   const namespace = await Namespace.create();
   onTestFinished(async () => await namespace.remove());
 

@@ -95,6 +95,7 @@ export default defineConfig({
         test: {
           name: 'containers',
           include: ['test/containers/*.test.ts'],
+          globalSetup: 'test/containers/global-setup.ts',
           testTimeout: 600_000,
           hookTimeout: 600_000,
         },

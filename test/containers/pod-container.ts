@@ -18,6 +18,8 @@ export interface PodOptions {
   readonly secrets: Secrets;
   /** What Argo Rollouts fills in for `{{args.…}}`. */
   readonly arguments?: Readonly<Record<string, string>>;
+  /** The Job that it is an attempt of; one of its own unless given. */
+  readonly job?: string;
   /** Another limit than the chart's, to see what comes of one that is too small. */
   readonly memoryBytes?: number;
 }
@@ -39,8 +41,8 @@ function onlyKnown(what: string, object: object, known: readonly string[]): void
     throw new Error(`${what} has ${others.join(', ')}: a container here is not given it`);
 }
 
-/** What a pod is called, and the Job that it is of: here each pod is a Job of its own. */
-const ownFields = ['field/metadata.name', "field/metadata.labels['batch.kubernetes.io/job-name']"];
+const NAME = 'field/metadata.name';
+const JOB = "field/metadata.labels['batch.kubernetes.io/job-name']";
 
 const units: Readonly<Record<string, number>> = { Ki: 1024, Mi: 1024 ** 2, Gi: 1024 ** 3 };
 
@@ -59,7 +61,8 @@ const begun: WaitStrategy = {
 };
 
 export class PodContainer extends GenericContainer {
-  constructor(spec: PodSpec, { rendered, secrets, memoryBytes, arguments: given = {} }: PodOptions) {
+  constructor(spec: PodSpec, options: PodOptions) {
+    const { rendered, secrets, memoryBytes } = options;
     const [container] = spec.containers;
     super(container.image);
     onlyKnown('the pod', spec, schedulers);
@@ -73,7 +76,7 @@ export class PodContainer extends GenericContainer {
     this.withName(name)
       .withEntrypoint(container.command)
       .withCommand(container.args)
-      .withEnvironment(this.#told(spec, secrets, name, given))
+      .withEnvironment(this.#told(spec, name, options))
       .withBindMounts(this.#files(spec, container, rendered, secrets))
       // It may be over before anybody looks.
       .withWaitStrategy(begun);
@@ -94,17 +97,14 @@ export class PodContainer extends GenericContainer {
     this.hostConfig.ReadonlyRootfs = own.readOnlyRootFilesystem;
   }
 
-  #told(
-    spec: PodSpec,
-    secrets: Secrets,
-    name: string,
-    given: Readonly<Record<string, string>>,
-  ): Record<string, string> {
+  #told(spec: PodSpec, name: string, options: PodOptions): Record<string, string> {
+    const { secrets, arguments: given = {}, job = name } = options;
     return Object.fromEntries(
       Object.entries(environmentOf(spec)).map(([variable, value]) => {
         const [kind, from = '', key = ''] = value.split('/');
         if (kind === 'secret') return [variable, secretOf(secrets, from, key)];
-        if (ownFields.includes(value)) return [variable, name];
+        if (value === NAME) return [variable, name];
+        if (value === JOB) return [variable, job];
         if (kind === 'field') throw new Error(`${variable} comes from ${value}, which nobody knows here`);
         const argument = /^\{\{args\.([\w-]+)\}\}$/.exec(value)?.[1];
         if (argument === undefined) return [variable, value];

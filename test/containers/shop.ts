@@ -36,15 +36,10 @@ export interface ShopOptions {
   readonly values?: Values;
 }
 
-export interface StartOptions {
-  /** Over the Secrets as they should be. */
-  readonly secrets?: PodOptions['secrets'];
-  readonly memoryBytes?: number;
-  readonly arguments?: Readonly<Record<string, string>>;
+/** What a pod is started with; the Secrets are laid over those as they should be. */
+export interface StartOptions extends Partial<PodOptions> {
   /** Another network than the shop's. */
   readonly networkMode?: string;
-  /** Another installation's chart. */
-  readonly rendered?: Rendered;
 }
 
 const read = (path: string) => readFileSync(fileURLToPath(new URL(`../../${path}`, import.meta.url)), 'utf8');
@@ -236,20 +231,16 @@ export class Shop {
 
   /** Starts a pod of the chart by the kind of its owner and the end of its name, such as `CronJob`, `event-replay`. */
   async start(kind: string, name: string, options: StartOptions = {}): Promise<RunningPod> {
-    const rendered = options.rendered ?? this.rendered;
-    const pods = podsOf(rendered).filter(({ owner }) =>
-      owner.startsWith(`${kind} guard-counterfoil-${name}`),
-    );
-    const [pod] = pods;
+    const { networkMode, secrets, rendered = this.rendered, ...more } = options;
+    const pod = podsOf(rendered).find(({ owner }) => owner.startsWith(`${kind} guard-counterfoil-${name}`));
     if (pod === undefined) throw new Error(`the chart has no ${kind} ${name}`);
     const container = new PodContainer(pod.spec, {
+      ...more,
       rendered,
-      secrets: { ...this.secrets(), ...options.secrets },
-      ...(options.memoryBytes === undefined ? {} : { memoryBytes: options.memoryBytes }),
-      ...(options.arguments === undefined ? {} : { arguments: options.arguments }),
+      secrets: { ...this.secrets(), ...secrets },
     });
-    if (options.networkMode === undefined) container.withNetwork(this.network);
-    else container.withNetworkMode(options.networkMode);
+    if (networkMode === undefined) container.withNetwork(this.network);
+    else container.withNetworkMode(networkMode);
     if (name === 'exporter') container.withNetworkAliases('guard-counterfoil-exporter');
     const running = await RunningPod.start(container);
     this.#pods.push(running);

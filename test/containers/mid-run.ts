@@ -1,0 +1,135 @@
+/** Runs that are held, or caught, in the middle of their work: what says so stands in the database, and is waited for. */
+import { expect } from 'vitest';
+import type { OtherSession } from '../builders/session.ts';
+import { openSession } from '../builders/session.ts';
+import { check } from './hurried.ts';
+import { bills, plantPending, plantProcessed, sessionId } from './planted.ts';
+import type { RunningPod } from './running-pod.ts';
+import type { Shop, StartOptions } from './shop.ts';
+
+/** Sessions of ten to thirty days ago are read only past a gate, which a test holds shut by an advisory lock. */
+const GATE = 42;
+const gatedSessions = `
+  CREATE FUNCTION pass_gate(at timestamptz) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+  BEGIN
+    IF at BETWEEN now() - interval '30 days' AND now() - interval '10 days' THEN PERFORM pg_advisory_xact_lock_shared(${GATE}); END IF;
+    RETURN true;
+  END $$;
+  CREATE VIEW gated_sessions AS SELECT * FROM sessions WHERE pass_gate(completed_at);
+  GRANT SELECT ON gated_sessions TO counterfoil_jobs`;
+
+export const gatedCheck = check({ table: 'gated_sessions' });
+
+/** Makes the view of the check above. */
+export async function buildGate(shop: Shop): Promise<void> {
+  await shop.sql(gatedSessions);
+}
+
+/** Waits for what a database says; with what was last seen where it does not come. */
+const eventually = async (what: string, look: () => Promise<unknown>) =>
+  await expect.poll(look, { timeout: 60_000, interval: 50, message: what }).toBe(true);
+
+export interface HeldRun {
+  readonly run: RunningPod;
+  /** Lets it go on. */
+  open(): Promise<void>;
+}
+
+/** Two sessions without a bill, and a full run that has recorded a window and is held in the next one. */
+export async function holdReconciliation(shop: Shop, options: StartOptions = {}): Promise<HeldRun> {
+  for (const [number, days] of [
+    [1, 60],
+    [2, 20],
+  ])
+    await shop.sql(
+      `INSERT INTO sessions (id, contract_id, mentor_id, amount_minor, currency, completed_at)
+       VALUES ('${sessionId(number ?? 0)}', 'contract-1', 'mentor-1', 1000, 'EUR', now() - interval '${days} days')`,
+    );
+  const holder: OtherSession = await openSession(await shop.ownUrl());
+  await holder.query('BEGIN');
+  await holder.query(`SELECT pg_advisory_xact_lock(${GATE})`);
+  const run = await shop.start('CronJob', 'billing-reconciliation-full', options);
+  await eventually('a window is recorded and the next one waits', () =>
+    shop.value<boolean>(
+      `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                        AND application_name = 'counterfoil-billing-reconciliation')
+          AND EXISTS (SELECT FROM counterfoil.reconciliation_windows)`,
+    ),
+  );
+  // Its session may have ended with the server's.
+  return { run, open: () => holder.end() };
+}
+
+/** The times that the windows of a side do not cover between the first and the last: none may be left out. */
+export const gaps = (shop: Shop) =>
+  shop.value<number>(
+    `SELECT count(*)::integer
+       FROM (SELECT from_at, lag(to_at) OVER (PARTITION BY side ORDER BY from_at) AS before
+               FROM counterfoil.reconciliation_windows) AS each WHERE before <> from_at`,
+  );
+
+/** The sessions that are found to be without a bill, by their numbers. */
+export const missing = async (shop: Shop): Promise<number[]> =>
+  (
+    await shop.query<{ number: number }>(
+      `SELECT right(key::jsonb ->> 0, 9)::integer AS number FROM counterfoil.discrepancies
+        WHERE kind = 'missing' ORDER BY 1`,
+    )
+  ).map(({ number }) => number);
+
+/** So many lost events, and a run of event-replay that has had some of them billed and has calls under way. */
+export async function catchReplay(
+  shop: Shop,
+  count: number,
+  options: StartOptions = {},
+): Promise<RunningPod> {
+  await plantPending(shop, count);
+  // Slow enough that there is a middle.
+  await shop.arm('slow', 1, { ms: 200 });
+  const run = await shop.start('CronJob', 'event-replay', options);
+  await eventually('some are billed, and others under way', async () => {
+    const { one, none } = await bills(shop);
+    return one > 0 && none > 0 && (await shop.value<boolean>(`${claimed} > 0`));
+  });
+  return run;
+}
+const claimed = `SELECT (SELECT count(*) FROM counterfoil.replay_events WHERE status = 'claimed')`;
+
+/** Runs event-replay, as its schedule would, until no session is without a bill. */
+export async function replayAll(shop: Shop, options: StartOptions = {}): Promise<void> {
+  for (let attempt = 1; attempt <= 10; attempt += 1) {
+    const { code, text } = await shop.run('CronJob', 'event-replay', options);
+    expect(code, text).toBe(0);
+    if ((await bills(shop)).none === 0) return;
+  }
+  throw new Error('ten runs later there are sessions without a bill');
+}
+
+/** So many old events, and a run of backup-retention that has deleted some of them and not all. */
+export async function catchRetention(
+  shop: Shop,
+  count: number,
+  options: StartOptions = {},
+): Promise<RunningPod> {
+  // What was verified may go.
+  const { code, text } = await shop.run('CronJob', 'billing-reconciliation-full', options);
+  expect(code, text).toBe(0);
+  await shop.sql('UPDATE counterfoil.checks SET verified_through = now()');
+  await plantProcessed(shop, count, 60);
+  const run = await shop.start('CronJob', 'backup-retention', options);
+  await eventually('some are deleted, and others left', async () => {
+    const left = await eventsLeft(shop);
+    return left > 0 && left < count;
+  });
+  return run;
+}
+
+export const eventsLeft = (shop: Shop) => shop.value<number>('SELECT count(*)::integer FROM event_backups');
+
+/** What the last run of a job says of itself. */
+export const lastRun = async (shop: Shop, job: string) =>
+  (
+    await shop.query<{ outcome: string; exit_code: number | null }>(
+      `SELECT outcome, exit_code FROM counterfoil.job_runs WHERE job = '${job}' ORDER BY started_at DESC LIMIT 1`,
+    )
+  )[0];

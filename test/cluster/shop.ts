@@ -13,8 +13,8 @@ export const JOBS_IMAGE = `counterfoil/jobs:${TAG}`;
 export const SERVICE_IMAGE = `counterfoil/reference-service:${TAG}`;
 
 export interface ShopOptions {
-  /** Values over those of `hurried`. */
-  readonly values?: object;
+  /** Values over those of `hurried`, where they name the namespace as a function of it. */
+  readonly values?: object | ((namespace: string) => object);
   /** Sessions that can be completed; their numbers begin with 1. */
   readonly sessions?: number;
   /** Its first version. */
@@ -98,7 +98,7 @@ export class Shop {
     await service.deploy(version);
     const release = await Release.install('guard', namespace, {
       example: 'staging.yaml',
-      values: over(hurried, values),
+      values: over(hurried, typeof values === 'function' ? values(namespace.name) : values),
     });
     const shop = new Shop(namespace, service, release);
     await namespace.kubectl('rollout', 'status', `deployment/${INSTALLATION}-exporter`, '--timeout=180s');
@@ -189,6 +189,17 @@ export class Shop {
       ...['analysisruns', '-l', `rollouts-pod-template-hash=${hash}`],
     );
     return items;
+  }
+
+  /** Waits until the last looks of a metric at a version have all had this outcome, so many of them in a row. */
+  async measured(hash: string, metric: string, phase: string, inARow = 1, seconds = 180): Promise<void> {
+    await eventually(`${metric} is ${phase}, ${inARow} times in a row`, seconds, async () => {
+      const results = (await this.analysisRuns(hash)).flatMap(({ status }) => status?.metricResults ?? []);
+      const looks = results.findLast(({ name }) => name === metric)?.measurements ?? [];
+      const last = looks.slice(-inARow).map((look) => look.phase);
+      if (last.length < inARow || last.some((seen) => seen !== phase)) throw new Error(JSON.stringify(looks));
+      return true;
+    });
   }
 
   /** Waits until the repair after an abort has ended by itself: `clean`, or `not_clean` where only a person can go on. */

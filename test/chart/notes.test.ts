@@ -1,6 +1,7 @@
 /** What helm prints after an install: what is protected, what is not, and what to do first. */
 import { readFileSync } from 'node:fs';
 import { describe, expect, inject, test } from 'vitest';
+import { sessionBilling } from '../builders/checks.ts';
 import { type Layers, renderNotes, required } from './render.ts';
 
 /** The rows of the first table: what, and whether. */
@@ -14,6 +15,7 @@ const guarded = {
   rollout: { enabled: true, deployment: 'billing', replicas: 4, router: { type: 'traefik' } },
   metrics: { service: { elsewhere: true } },
 };
+const event = { name: 'services.session.completed.v1', key: ['sessionId'] };
 /** Nothing is left to complain of. */
 const whole: Layers = [
   required,
@@ -25,6 +27,7 @@ const whole: Layers = [
       runbookBaseUrl: 'https://wiki.example.org/runbooks/',
       dashboardBaseUrl: 'https://grafana.example.org/d/',
     },
+    checks: [sessionBilling({ event: { ...event, match: { amountMinor: 'amount_minor' } } })],
     complaints: { query: 'vector(0)' },
     alertmanagerConfig: { enabled: true },
     exporter: { replicas: 2 },
@@ -104,6 +107,16 @@ describe.skipIf(inject('chartTools') === undefined)('the notes', () => {
       /^Nobody is known to scrape the service/,
     ],
     ['versions', { service: { versions: false } }, /service\.versions is false/],
+    [
+      'what of an event must agree, of the built-in check',
+      { checks: [] },
+      /^What an aborted .* check session-billing /,
+    ],
+    [
+      'what of an event must agree, of a check',
+      { checks: [sessionBilling({ name: 'evaluations', event })] },
+      /^What an aborted .* check evaluations /,
+    ],
     ['the canary', { rollout: { enabled: false } }, /^A bad release reaches all customers/],
     [
       'a condition',

@@ -108,6 +108,13 @@ With the chart's own steps and thresholds, of 324 good releases none was rolled 
 {{- if not $values.service.versions }}
 - "Losses and wrong bills are nobody's version: service.versions is false, so that a canary answers for the whole service."
 {{- end }}
+{{- if and $values.rollout.enabled $values.service.versions $jobs.eventReplay.enabled }}
+{{- range $check := $values.checks | default (list (dict "name" "session-billing" "event" dict)) }}
+{{- if and (hasKey $check "event") (not (dig "event" "match" dict $check)) }}
+- {{ printf "What an aborted version leaves waits for a person: the check %s says nowhere what of an event must still agree with its fact (event.match)." $check.name | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if not $values.rollout.enabled }}
 - "A bad release reaches all customers: rollout.enabled is false."
 {{- else }}

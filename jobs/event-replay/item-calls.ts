@@ -61,16 +61,30 @@ export function rebuildUrl(replayUrl: string, key: readonly string[]): string | 
   return `${replayUrl.replace(/\/+$/, '')}/${encodeURIComponent(only)}`;
 }
 
+/** A service of an earlier version knows no `except`, so it is named only where something is excepted. */
+const bodyOf = ({
+  deadlineMs,
+  except,
+}: {
+  readonly deadlineMs: number;
+  readonly except: readonly string[];
+}) => ({
+  deadlineMs,
+  ...(except.length === 0 ? {} : { except }),
+});
+
 export const askForRebuild = async (
   service: Service,
   call: {
     readonly url: string;
     readonly deadlineMs: number;
+    /** Pending events that must not be sent: an aborted version wrote something else than the fact into them. */
+    readonly except: readonly string[];
     readonly idempotencyKey: string;
     readonly signal: AbortSignal;
   },
 ): Promise<Rebuilt | NoAnswer> =>
-  await service.post({ ...call, body: { deadlineMs: call.deadlineMs } }, (text): Rebuilt | NoAnswer => {
+  await service.post({ ...call, body: bodyOf(call) }, (text): Rebuilt | NoAnswer => {
     const content = parseJson(text);
     if (content === undefined) return { kind: 'unclear', code: 'answer_not_json' };
     const parsed = rebuildSchema.safeParse(content);

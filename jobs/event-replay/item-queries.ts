@@ -99,6 +99,8 @@ export interface ClaimedItem {
   /** The key's columns as a JSON array of texts. */
   readonly key: string;
   readonly finding_status: string;
+  /** Its event, where that is parked as `fact_changed`: nothing but `unpark` may send it. */
+  readonly fact_changed: readonly string[];
   readonly handler_attempts: number;
   readonly transport_attempts: number;
   readonly unfinished_calls: number;
@@ -146,8 +148,10 @@ export const claimItems = async (
             WHERE i.ctid = ANY (ARRAY(SELECT place FROM picked)) AND i.status = 'due'
            RETURNING i.*
          )
-         SELECT t.request_id, t.finding_id, d.check_name, d.key, d.status AS finding_status, t.handler_attempts,
-                t.transport_attempts, t.unfinished_calls,
+         SELECT t.request_id, t.finding_id, d.check_name, d.key, d.status AS finding_status,
+                ARRAY(SELECT r.event_id FROM replay_events AS r
+                       WHERE r.event_id = d.event_id AND r.status = 'parked' AND r.parked_reason = 'fact_changed') AS fact_changed,
+                t.handler_attempts, t.transport_attempts, t.unfinished_calls,
                 (extract(epoch FROM statement_timestamp() - t.last_attempt_at) * 1000)::double precision
                   AS last_attempt_age_ms,
                 (extract(epoch FROM statement_timestamp()) * 1000)::double precision AS claimed_at_ms

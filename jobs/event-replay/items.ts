@@ -259,6 +259,7 @@ export class Items {
     const result = await askForRebuild(this.#service, {
       url,
       deadlineMs: this.#settings.callMs,
+      except: item.fact_changed,
       idempotencyKey: token,
       signal: this.#hardStop.signal,
     });

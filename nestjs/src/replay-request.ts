@@ -28,6 +28,8 @@ export interface ReplayRequest extends ReplayTerms {
 /** A checked request for a session. */
 export interface SessionReplayRequest extends ReplayTerms {
   sessionId: string;
+  /** Pending events that are left alone, since the caller knows that they say something wrong. */
+  except: string[];
 }
 
 /** Whether an id is one that Postgres takes and that fits a path. */
@@ -68,7 +70,13 @@ export function parseSessionReplayRequest(
   }
   const problems: string[] = [];
   if (!isId(sessionId)) problems.push(`the session id must be 1 to ${MAX_ID_LENGTH} characters`);
-  return { sessionId, ...parseTerms(body ?? {}, idempotencyKey, ['deadlineMs', 'dryRun'], problems) };
+  const { except = [] } = body ?? {};
+  if (!Array.isArray(except) || except.length > MAX_REPLAY_IDS || !except.every(isId))
+    problems.push(
+      `except must be an array of up to ${MAX_REPLAY_IDS} ids of 1 to ${MAX_ID_LENGTH} characters`,
+    );
+  const terms = parseTerms(body ?? {}, idempotencyKey, ['deadlineMs', 'dryRun', 'except'], problems);
+  return { sessionId, except: except as string[], ...terms };
 }
 
 const isObject = (body: unknown): body is Record<string, unknown> =>

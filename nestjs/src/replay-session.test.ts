@@ -113,6 +113,29 @@ describe('with events of the session pending', () => {
     expect(await deliveryRows(database, done)).toMatchObject([{ attempts: 1 }]);
   });
 
+  test('leaves alone those that the request excepts, and where no other is pending has the event rebuilt', async () => {
+    rebuild = () => anew(sessionId);
+    const wrong = await pending({ sessionId, amountMinor: 1 });
+    const right = await pending();
+    expect(await ask({ except: [wrong] })).toMatchObject({
+      rebuild: 'not_asked',
+      results: [{ eventId: right, outcome: 'processed' }],
+    });
+    expect(await ask({ except: [wrong] })).toMatchObject({
+      rebuild: 'rebuilt',
+      results: [{ eventId: rebuiltId(1), outcome: 'processed' }],
+    });
+    expect(await isProcessed(database, wrong)).toBe(false);
+    expect((await ask()).results).toEqual([{ eventId: wrong, outcome: 'processed' }]);
+  });
+
+  test('refuses what is not a list of ids, and replays nothing then', async () => {
+    const eventId = await pending();
+    for (const except of [eventId, [1], [''], Array.from({ length: 101 }, () => eventId)])
+      expect((await trial.replaySession(sessionId, { except })).status).toBe(400);
+    expect(await isProcessed(database, eventId)).toBe(false);
+  });
+
   test('takes a hundred at once and says that there are more', async () => {
     for (let index = 0; index < 101; index += 1) await pending({ sessionId, index });
     const first = await ask();

@@ -52,8 +52,9 @@ const WORD = /^[a-z][a-z0-9_]{0,63}$/;
 const PASSING = /^(08|40|53|55|57)[0-9A-Z]{3}$|^E[A-Z]+$/;
 
 /**
- * Replays the pending events of a session, and where there is none asks the service to give the event anew. It never
- * judges a fact itself, never changes an existing row but by delivering it, and runs nothing on a dry run.
+ * Replays the pending events of a session, and where there is none asks the service to give the event anew; those that
+ * the request excepts count as none. It never judges a fact itself, never changes an existing row but by delivering it,
+ * and runs nothing on a dry run.
  */
 @Injectable()
 export class SessionReplay {
@@ -69,7 +70,7 @@ export class SessionReplay {
 
   /** Answers within the deadline; throws NotStartedException as `Replay.run` does. */
   async run(request: SessionReplayRequest): Promise<SessionReplayAnswer> {
-    const { sessionId, deadlineMs, dryRun, idempotencyKey } = request;
+    const { sessionId, deadlineMs, dryRun, idempotencyKey, except } = request;
     const { driver, sessionKey } = this.options;
     const time = this.replay.begin(deadlineMs);
     try {
@@ -78,10 +79,11 @@ export class SessionReplay {
         time,
         selectRebuiltOfSession(driver, sessionKey, sessionId),
       );
-      const found = await this.replay.readInTime(
+      const open = await this.replay.readInTime(
         time,
-        selectPendingOfSession(driver, sessionKey, sessionId, MAX_REPLAY_IDS + 1),
+        selectPendingOfSession(driver, sessionKey, sessionId, MAX_REPLAY_IDS + 1 + except.length),
       );
+      const found = open.filter(({ eventId }) => !except.includes(eventId)).slice(0, MAX_REPLAY_IDS + 1);
       const pending = found.slice(0, MAX_REPLAY_IDS);
       const answer: Rebuilt =
         pending.length > 0

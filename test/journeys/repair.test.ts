@@ -246,3 +246,40 @@ test('after an abort, what a bad version published is billed only where the fact
   await mend({ CF_CHECKS_FILE: match });
   expect(await bills(database, changed)).toHaveLength(1);
 });
+
+test('what a bad version wrote wrongly is rebuilt from the fact when a person asks, and its event bills nothing more', async () => {
+  await service.stop();
+  service = await startService(database.url, { LISTENER_LEASE_SECONDS: '1', POD_TEMPLATE_HASH: 'bad' });
+  await service.arm('lose_wrong');
+  const session = await service.completeSession();
+  await service.disarm();
+  await age();
+  const match = checks({ match: { amountMinor: 'amount_minor', currency: 'currency' } });
+  const now = Date.now();
+  await as('ann', `request('replay', $1::jsonb, 'aborted')`, [
+    {
+      from: new Date(now - 7_200_000).toISOString(),
+      to: new Date(now).toISOString(),
+      published_hash: 'bad',
+    },
+  ]);
+  await mend({ CF_CHECKS_FILE: match });
+  await look('full', match);
+  await look('tail', match);
+  expect(await bills(database, session)).toEqual([]);
+
+  const [finding] = (await findingsOf(database)).filter(({ status }) => status === 'open');
+  await as('ann', `request('rebuild', $1::jsonb, 'the session is right')`, [
+    { findings: [Number(finding?.id)] },
+  ]);
+  await mend({ CF_CHECKS_FILE: match });
+  expect((await bills(database, session)).map(({ amount }) => Number(amount))).toEqual([12_500]);
+
+  const [parked] = await database.query<{ event_id: string }>(
+    `SELECT event_id FROM counterfoil.replay_events WHERE status = 'parked'`,
+  );
+  await as('ben', `unpark($1::text[], 'billed from the session')`, [[parked?.event_id]]);
+  await mend({ CF_CHECKS_FILE: match });
+  expect((await bills(database, session)).map(({ amount }) => Number(amount))).toEqual([12_500]);
+  expect((await events(database, session)).map(({ status }) => status)).toEqual(['processed', 'processed']);
+});

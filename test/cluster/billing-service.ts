@@ -322,11 +322,14 @@ export class BillingService {
     await this.#namespace.kubectl('exec', pod, '--', 'node', '--input-type=module', '--eval', script);
   }
 
-  /** One value, or rows with `|` between columns, as psql prints them. */
-  async sql(statement: string): Promise<string> {
+  /**
+   * One value, or rows with `|` between columns, as psql prints them.
+   * @param login whose it is; Postgres trusts what comes from its own pod
+   */
+  async sql(statement: string, login = 'postgres'): Promise<string> {
     return (
       await this.#namespace.kubectl(
-        ...['exec', 'postgres', '--', 'psql', '-h', '127.0.0.1', '-U', 'postgres', '-d', 'shop'],
+        ...['exec', 'postgres', '--', 'psql', '-h', '127.0.0.1', '-U', login, '-d', 'shop'],
         ...['-v', 'ON_ERROR_STOP=1', '-qtA', '-c', statement],
       )
     ).trim();

@@ -8,6 +8,7 @@ const script = `
   let count = 0;
   require('node:http').createServer((request, response) => {
     if (request.method === 'POST') count = Number(request.url.slice(1));
+    response.setHeader('content-type', 'text/plain; version=0.0.4');
     response.end('customer_complaints_today ' + count + '\\n');
   }).listen(8080);`;
 
@@ -72,7 +73,7 @@ export class Complaints {
       const [seen] = await query(
         `installation:complaints_per_day:value{namespace="${this.#namespace.name}"}`,
       );
-      if (Number(seen?.value[1]) !== count) throw new Error(JSON.stringify(seen));
+      if (Number(seen?.value[1]) !== count) throw new Error(`seen: ${seen?.value[1]}`);
       return true;
     });
   }

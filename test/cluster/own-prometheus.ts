@@ -1,7 +1,16 @@
-/** The Prometheus of the cluster under an address of one namespace: for that installation alone it can be away. */
-import { eventually, kubectl, type Namespace } from './cluster.ts';
+/** The Prometheus of the cluster behind a pod of one namespace: for that installation alone it can be away. */
+import type { Namespace } from './cluster.ts';
+import { SERVICE_IMAGE } from './shop.ts';
 
 const NAME = 'prometheus';
+const target = new URL(process.env.CLUSTER_PROMETHEUS_URL ?? 'http://prometheus-operated.monitoring:9090');
+const script = `
+  const { connect, createServer } = require('node:net');
+  createServer((client) => {
+    const server = connect(${target.port}, '${target.hostname}');
+    client.pipe(server).pipe(client);
+    for (const [one, other] of [[client, server], [server, client]]) one.on('error', () => other.destroy());
+  }).listen(9090);`;
 
 export class OwnPrometheus {
   readonly #namespace: Namespace;
@@ -17,33 +26,36 @@ export class OwnPrometheus {
 
   /** It answers, and goes on to. */
   async back(): Promise<void> {
-    const [address] = await this.#addresses();
-    if (address === undefined) throw new Error('the cluster has no Prometheus');
     await this.#namespace.apply(
-      // Without a selector its address is ours to say.
-      { apiVersion: 'v1', kind: 'Service', metadata: { name: NAME }, spec: { ports: [{ port: 9090 }] } },
       {
-        apiVersion: 'discovery.k8s.io/v1',
-        kind: 'EndpointSlice',
-        metadata: { name: NAME, labels: { 'kubernetes.io/service-name': NAME } },
-        addressType: 'IPv4',
-        ports: [{ port: 9090 }],
-        endpoints: [{ addresses: [address], conditions: { ready: true } }],
+        apiVersion: 'v1',
+        kind: 'Service',
+        metadata: { name: NAME },
+        spec: { selector: { app: NAME }, ports: [{ port: 9090 }] },
+      },
+      {
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name: NAME, labels: { app: NAME } },
+        spec: {
+          containers: [
+            {
+              name: NAME,
+              image: SERVICE_IMAGE,
+              imagePullPolicy: 'IfNotPresent',
+              command: ['node', '--eval', script],
+              readinessProbe: { tcpSocket: { port: 9090 }, periodSeconds: 1 },
+              resources: { requests: { cpu: '5m', memory: '32Mi' } },
+            },
+          ],
+        },
       },
     );
+    await this.#namespace.kubectl('wait', '--for=condition=Ready', `pod/${NAME}`, '--timeout=120s');
   }
 
+  /** Its connections end as well: an address that is withdrawn alone leaves those that are open. */
   async away(): Promise<void> {
-    await this.#namespace.kubectl('delete', 'endpointslice', NAME);
-  }
-
-  async #addresses(): Promise<string[]> {
-    return await eventually('Prometheus has a pod', 30, async () => {
-      const found = await kubectl(
-        ...['get', 'pods', '-n', process.env.CLUSTER_PROMETHEUS_NAMESPACE ?? 'monitoring'],
-        ...['-l', 'app.kubernetes.io/name=prometheus', '-o', 'jsonpath={.items[*].status.podIP}'],
-      );
-      return found.trim() !== '' && found.trim().split(' ');
-    });
+    await this.#namespace.kubectl('delete', 'pod', NAME, '--grace-period=0', '--force');
   }
 }

@@ -13,6 +13,8 @@ export const JOBS_IMAGE = `counterfoil/jobs:${TAG}`;
 export const SERVICE_IMAGE = `counterfoil/reference-service:${TAG}`;
 
 export interface ShopOptions {
+  /** Instead of `hurried`. */
+  readonly base?: object;
   /** Values over those of `hurried`, where they name the namespace as a function of it. */
   readonly values?: object | ((namespace: string) => object);
   /** Sessions that can be completed; their numbers begin with 1. */
@@ -87,6 +89,7 @@ export class Shop {
 
   /** Everything is installed, its first version is stable and serves, Prometheus has its rules. */
   static async open({
+    base = hurried,
     values = {},
     sessions = 10_000,
     version = { version: 'v1' },
@@ -98,7 +101,7 @@ export class Shop {
     await service.deploy(version);
     const release = await Release.install('guard', namespace, {
       example: 'staging.yaml',
-      values: over(hurried, typeof values === 'function' ? values(namespace.name) : values),
+      values: over(base, typeof values === 'function' ? values(namespace.name) : values),
     });
     const shop = new Shop(namespace, service, release);
     await namespace.kubectl('rollout', 'status', `deployment/${INSTALLATION}-exporter`, '--timeout=180s');
@@ -111,6 +114,11 @@ export class Shop {
       return found.length > 0;
     });
     return shop;
+  }
+
+  /** Other values over those of `hurried` than it was opened with. */
+  async upgrade(values: object): Promise<void> {
+    await this.release.upgrade({ example: 'staging.yaml', values: over(hurried, values) });
   }
 
   async close(): Promise<void> {
@@ -184,9 +192,23 @@ export class Shop {
     };
   }
 
+  /** What made Argo abort the release, as the exporter names it. */
+  async cause(): Promise<string> {
+    return await eventually('the exporter names a cause', 60, async () => {
+      const [info] = await query(`counterfoil_rollout_abort_info{namespace="${this.namespace.name}"}`);
+      return info?.metric.metric;
+    });
+  }
+
+  /** Of a version, the newest last. */
   async analysisRuns(hash: string): Promise<readonly AnalysisRun[]> {
     const { items } = await this.namespace.get<{ items: AnalysisRun[] }>(
-      ...['analysisruns', '-l', `rollouts-pod-template-hash=${hash}`],
+      ...[
+        'analysisruns',
+        '-l',
+        `rollouts-pod-template-hash=${hash}`,
+        '--sort-by=.metadata.creationTimestamp',
+      ],
     );
     return items;
   }

@@ -98,6 +98,27 @@ export const hurried = {
   },
 } as const;
 
+/** The times as they are shipped: only the sizes are those of this cluster. */
+export const unhurried = {
+  image: hurried.image,
+  checks: [
+    sessionBilling({
+      event: {
+        name: 'services.session.completed.v1',
+        key: ['sessionId'],
+        match: { amountMinor: 'amount_minor', currency: 'currency' },
+      },
+    }),
+  ],
+  exporter: {
+    settings: {
+      CF_STATEMENT_TIMEOUT_MILLISECONDS: '15000',
+      CF_COLLECTION_TIMEOUT_SECONDS: '20',
+    },
+  },
+  rollout: { replicas: 2 },
+} as const;
+
 type Tree = { readonly [key: string]: unknown };
 const isTree = (value: unknown): value is Tree =>
   typeof value === 'object' && value !== null && !Array.isArray(value);

@@ -262,8 +262,19 @@ describe('the cause of a missing bill', () => {
     const session = await addSession(database);
     const eventId = await addEvent(database, session.id);
     await database.query(`UPDATE event_backups SET published_hash = 'abc123' WHERE event_id = $1`, [eventId]);
+    // What only a person may settle names its version, too; a bill without a session has none.
+    const twice = await addBilledSession(database);
+    await addLedgerRow(database, { sessionId: twice.id });
+    const wrong = await addSession(database);
+    await addLedgerRow(database, { sessionId: wrong.id, amountMinor: '1' });
+    for (const { id } of [twice, wrong]) await addEvent(database, id, { status: 'processed' });
+    await database.query(`UPDATE event_backups SET published_hash = 'def456' WHERE status = 'processed'`);
+    await addLedgerRow(database);
     await full();
-    expect(await findingsOf(database)).toMatchObject([{ published_hash: 'abc123' }]);
+    const hashes = (await findingsOf(database)).map(({ kind, published_hash }) => [kind, published_hash]);
+    expect(Object.fromEntries(hashes)).toEqual({
+      ...{ missing: 'abc123', duplicate: 'def456', amount: 'def456', orphan: null },
+    });
     await database.query('ALTER TABLE event_backups DROP COLUMN published_hash');
   });
 

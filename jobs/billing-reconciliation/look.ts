@@ -164,18 +164,20 @@ export class Look {
     return (JSON.parse(finding.key) as unknown[]).length === this.#plan.check.facts.key.length;
   }
 
-  /** The same discrepancies in the same order, with the causes of what is missing. */
+  /** The same discrepancies in the same order, with the causes of what is missing, and the versions that published them. */
   async #withCauses(discrepancies: readonly Discrepancy[]): Promise<readonly Discrepancy[]> {
-    const missing = discrepancies.filter(({ kind }) => kind === 'missing');
-    if (missing.length === 0) return discrepancies;
-    const events = await this.#findEvents(missing.filter(({ rowId }) => rowId === ''));
+    const facts = discrepancies.filter(({ kind }) => kind !== 'orphan');
+    if (facts.length === 0) return discrepancies;
+    const missing = facts.filter(({ kind }) => kind === 'missing');
+    const events = await this.#findEvents(facts.filter(({ rowId }) => rowId === ''));
     const parked = await this.#parked([...events.values()].map(({ event_id: id }) => id));
     const searched = this.#events !== undefined && this.#plan.check.event !== null && events !== unsearched;
     const oldestKept =
-      searched && events.size < missing.length ? await this.#oldest(this.#events) : undefined;
+      searched && missing.some((one) => !events.has(one)) ? await this.#oldest(this.#events) : undefined;
     return discrepancies.map((one) => {
-      if (one.kind !== 'missing') return one;
       const row = events.get(one);
+      // A wrong bill has no cause but its version.
+      if (one.kind !== 'missing') return { ...one, publishedHash: row?.published_hash ?? null };
       const event =
         row === undefined
           ? undefined

@@ -4,7 +4,8 @@ import { allBilled } from '../bad-release.ts';
 import { predecessor } from '../billing-service.ts';
 import { eventually } from '../cluster.ts';
 import { figure } from '../figures.ts';
-import { Shop } from '../shop.ts';
+import { query } from '../prometheus.ts';
+import { type AnalysisRun, Shop } from '../shop.ts';
 import { besidePredecessor, met, PER_SECOND, SESSIONS } from './judged-rows.ts';
 
 const JOURNEY = 'good release';
@@ -54,21 +55,52 @@ it('passes its gates, and is promoted', MINUTES, async () => {
   expect(canary).not.toBe(before);
 });
 
+/** What a metric of an analysis measured last, without the quotes of JSON; of a Job, nothing. */
+const measured = ({ status }: AnalysisRun): Record<string, string> =>
+  Object.fromEntries(
+    (status?.metricResults ?? []).map(({ name, phase, measurements = [] }) => [
+      name,
+      `${phase} ${measurements.at(-1)?.value ?? ''}`.replaceAll('"', '').trim(),
+    ]),
+  );
+
 it('and each gate passed for what it had measured', MINUTES, async () => {
-  const runs = await eventually(
-    'all of its analysis was good: in the background, and of four steps',
-    60,
-    async () => {
-      const found = await shop.analysisRuns(canary);
-      const phases = found.map(({ status }) => status?.phase);
-      if (phases.length !== 5 || phases.some((phase) => phase !== 'Successful'))
-        throw new Error(phases.join());
-      return found;
-    },
-  );
-  process.stdout.write(
-    `${JSON.stringify(runs.map(({ metadata, status }) => ({ of: metadata.labels, results: status?.metricResults?.map(({ name, phase, measurements }) => [name, phase, measurements?.length, measurements?.at(-1)?.value]) })))}\n`,
-  );
+  const runs = await eventually('all of its analysis was good', 60, async () => {
+    const found = await shop.analysisRuns(canary);
+    const phases = found.map(({ status }) => status?.phase);
+    // That of the background, and the gates of four steps.
+    if (phases.length !== 5 || phases.some((phase) => phase !== 'Successful')) throw new Error(phases.join());
+    return found;
+  });
+  const [first, second, third, fourth] = runs
+    .filter(({ metadata }) => metadata.labels['rollout-type'] === 'Step')
+    .sort(
+      (one, other) => Number(one.metadata.labels['step-index']) - Number(other.metadata.labels['step-index']),
+    )
+    .map(measured);
+  const passed = 'Successful [1]';
+  const early = { sample: 'Successful pass', errors: passed, probe: 'Successful' };
+  const late = { ...early, latency: passed };
+  expect(first).toEqual({ ...early, reconciliation: 'Successful' });
+  expect(second).toEqual(early);
+  expect(third).toEqual(late);
+  expect(fourth).toEqual({ ...late, reconciliation: 'Successful' });
+  const [background] = runs
+    .filter(({ metadata }) => metadata.labels['rollout-type'] === 'Background')
+    .map(measured);
+  const none = 'Successful [0]';
+  expect(background).toMatchObject({ loss: none, billing: none, crashes: none, verdict: 'Successful pass' });
+  // Enough was judged to find a fault, and none was found.
+  const version = `{namespace="${shop.namespace.name}",published_hash="${canary}"}`;
+  for (const series of ['version:hot_events:max', 'version:hot_facts:sum']) {
+    const [judged] = await query(`${series}${version}`);
+    figure(JOURNEY, `judged by ${series}`, Number(judged?.value[1]));
+    expect(Number(judged?.value[1])).toBeGreaterThanOrEqual(400);
+  }
+  for (const series of ['version:event_loss:ratio', 'version:billing_error:ratio']) {
+    const [ratio] = await query(`${series}${version}`);
+    expect(Number(ratio?.value[1])).toBe(0);
+  }
 });
 
 it('nobody is unbilled and nobody is billed twice, by either version', MINUTES, async () => {

@@ -298,8 +298,8 @@ export class BillingService {
   }
 
   /** Arms a fault in a pod, as a faulty release would have it. */
-  async arm(pod: string, fault: string, rate: number): Promise<void> {
-    await this.#inPod(pod, 'POST', '/admin/faults', { fault, rate, forSeconds: 3_600 });
+  async arm(pod: string, fault: string, rate: number, more: { ms?: number } = {}): Promise<void> {
+    await this.#inPod(pod, 'POST', '/admin/faults', { fault, rate, forSeconds: 3_600, ...more });
   }
 
   async disarm(pod: string): Promise<void> {

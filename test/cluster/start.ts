@@ -41,6 +41,21 @@ const lanes: Readonly<Record<string, readonly string[]>> = {
   'cluster-load': ['--maxWorkers=1'],
 };
 
+/**
+ * What `.ci/run` runs of them, since a cold machine has little more than half an hour for it: at least one journey for each way
+ * of use. The others are run by `npm run test:cluster` before a release, and docs/benchmarks.md has their last result.
+ */
+const brief: Readonly<Record<string, readonly string[]>> = {
+  cluster: [
+    ...['alertmanager-config', 'exporter', 'monitoring', 'plain-rollout', 'runbooks'],
+    ...['install', 'live-rollout', 'uninstall', 'schedule'],
+    ...['release-that-crashes', 'release-that-cannot-start', 'release-while-prometheus-is-away'],
+  ].map((name) => `test/cluster/${name}.test.ts`),
+  'cluster-load': ['good-release', 'release-that-loses', 'release-that-bills-wrong'].map(
+    (name) => `test/cluster/load/${name}.test.ts`,
+  ),
+};
+
 const results = fileURLToPath(new URL('../../coverage/cluster', import.meta.url));
 
 async function run(projects: readonly string[], args: readonly string[], prefix = ''): Promise<number> {
@@ -65,10 +80,11 @@ if (problem !== undefined) {
   process.stderr.write(`${problem}\n`);
   process.exitCode = 1;
 } else {
-  const {
-    values: { lane },
-    positionals,
-  } = parseArgs({ options: { lane: { type: 'string' } }, allowPositionals: true });
+  const { values, positionals } = parseArgs({
+    options: { lane: { type: 'string' }, brief: { type: 'boolean', default: false } },
+    allowPositionals: true,
+  });
+  const lane = values.lane;
   // Of a part alone nothing is thrown away: others may be at work.
   if (positionals.length === 0) rmSync(results, { recursive: true, force: true });
   const wanted = lane === undefined ? Object.keys(lanes) : [lane];
@@ -80,7 +96,13 @@ if (problem !== undefined) {
     positionals.length > 0
       ? [await run(wanted, [...positionals, '--maxWorkers=1'])]
       : await Promise.all(
-          wanted.map((name) => run([name], [...report(name), ...(lanes[name] ?? [])], `${name}: `)),
+          wanted.map((name) =>
+            run(
+              [name],
+              [...((values.brief && brief[name]) || []), ...report(name), ...(lanes[name] ?? [])],
+              `${name}: `,
+            ),
+          ),
         );
   process.stdout.write(`\n${table()}`);
   process.exitCode = Math.max(...codes);

@@ -62,13 +62,17 @@ export async function emptyTables(shop: Shop): Promise<void> {
              counterfoil.request_items, counterfoil.job_leases, counterfoil.job_runs CASCADE`);
 }
 
-/** How many sessions have no bill, one, or several: what is lost and what is twice. */
+/** How many sessions completed in the last day have no bill, one, or several: what is lost and what is twice. */
 export async function bills(shop: Shop): Promise<{ none: number; one: number; several: number }> {
   const [row] = await shop.query<{ none: number; one: number; several: number }>(`
     SELECT count(*) FILTER (WHERE bills = 0)::integer AS none, count(*) FILTER (WHERE bills = 1)::integer AS one,
            count(*) FILTER (WHERE bills > 1)::integer AS several
       FROM (SELECT (SELECT count(*) FROM mentor_payable_ledgers WHERE session_id = sessions.id) AS bills
-              FROM sessions WHERE completed_at IS NOT NULL) AS each`);
+              FROM sessions WHERE completed_at > now() - interval '1 day') AS each`);
   if (row === undefined) throw new Error('no row');
   return row;
 }
+
+/** How many of the events of plantProcessed are left. */
+export const oldEventsLeft = (shop: Shop) =>
+  shop.value<number>(`SELECT count(*)::integer FROM event_backups WHERE event_id LIKE 'old-%'`);

@@ -16,6 +16,7 @@ import { type OtherSession, openSession } from '../builders/session.ts';
 import { podsOf } from '../chart/pods.ts';
 import type { Rendered, Values } from '../chart/render.ts';
 import { AUTHORITY_SECRET, DATABASE_SECRET, renderInstallation, TOKEN_SECRET } from './chart.ts';
+import { POOLER, startPgBouncer } from './pgbouncer.ts';
 import { PodContainer, type PodOptions } from './pod-container.ts';
 import { type EndedPod, RunningPod } from './running-pod.ts';
 
@@ -34,6 +35,10 @@ export interface ShopOptions {
   readonly serverArguments?: readonly string[];
   /** Over those of every installation here. */
   readonly values?: Values;
+  /** Everything reaches Postgres through PgBouncer, all but the superuser of these tests. */
+  readonly pooler?: boolean;
+  /** Postgres takes encrypted connections alone, with the certificate of test/postgres/tls, which names localhost. */
+  readonly encrypted?: boolean;
 }
 
 /** What a pod is started with; the Secrets are laid over those as they should be. */
@@ -44,23 +49,37 @@ export interface StartOptions extends Partial<PodOptions> {
 
 const read = (path: string) => readFileSync(fileURLToPath(new URL(`../../${path}`, import.meta.url)), 'utf8');
 
+const onlyEncrypted = [
+  ...['server.crt', 'server.key'].map((file) => ({
+    target: `/tls/${file}`,
+    content: read(`test/postgres/tls/${file}`),
+  })),
+  {
+    target: '/docker-entrypoint-initdb.d/tls.sh',
+    content: `cp /tls/server.crt /tls/server.key "$PGDATA"
+chmod 600 "$PGDATA/server.key"
+echo 'ssl = on' >>"$PGDATA/postgresql.conf"
+sed -i 's/^host /hostssl /' "$PGDATA/pg_hba.conf"
+`,
+  },
+];
+
 export class Shop {
   readonly rendered: Rendered;
   readonly network: StartedNetwork;
   readonly token = randomBytes(12).toString('hex');
   readonly #password = randomBytes(12).toString('hex');
-  readonly #image: string;
-  readonly #arguments: readonly string[];
+  readonly #options: ShopOptions;
   readonly #pods: RunningPod[] = [];
   #postgres: StartedTestContainer | undefined;
   #service: StartedTestContainer | undefined;
+  #pooler: StartedTestContainer | undefined;
   #session: OtherSession | undefined;
 
   private constructor(rendered: Rendered, network: StartedNetwork, options: ShopOptions) {
     this.rendered = rendered;
     this.network = network;
-    this.#image = options.postgres ?? 'postgres:18';
-    this.#arguments = options.serverArguments ?? [];
+    this.#options = options;
   }
 
   /** With the service's tables and the roles, and nothing else of counterfoil. */
@@ -69,6 +88,7 @@ export class Shop {
     const shop = new Shop(rendered, await new Network().start(), options);
     try {
       await shop.#startPostgres();
+      if (options.pooler === true) await shop.#startPooler();
       await shop.#startService();
       return shop;
     } catch (error) {
@@ -90,21 +110,29 @@ export class Shop {
     for (const pod of this.#pods) await pod.remove();
     await this.#session?.end();
     await this.#service?.stop({ timeout: 0 });
+    await this.#pooler?.stop({ timeout: 0 });
     await this.#postgres?.stop({ timeout: 0 });
     await this.network.stop();
   }
 
   async #startPostgres(): Promise<void> {
-    this.#postgres = await new GenericContainer(this.#image)
+    const { postgres = 'postgres:18', serverArguments = [], encrypted = false } = this.#options;
+    this.#postgres = await new GenericContainer(postgres)
       .withNetwork(this.network)
       .withNetworkAliases('postgres')
       .withEnvironment({ POSTGRES_PASSWORD: this.#password, POSTGRES_DB: DATABASE })
-      .withCommand(['postgres', '-c', 'fsync=off', ...this.#arguments])
+      .withCommand(['postgres', '-c', 'fsync=off', ...serverArguments])
+      .withCopyContentToContainer(encrypted ? onlyEncrypted : [])
       .withExposedPorts(5432)
       // The second time: the first is that of the server that only prepares.
       .withWaitStrategy(Wait.forLogMessage('ready to accept connections', 2))
       .start();
     await this.connect();
+  }
+
+  async #startPooler(): Promise<void> {
+    const users = ['postgres', ...roles].map((user) => [user, this.#password]);
+    this.#pooler = await startPgBouncer(this.network, DATABASE, Object.fromEntries(users));
   }
 
   async #startService(): Promise<void> {
@@ -137,8 +165,17 @@ export class Shop {
   }
 
   /** As a container of the network reaches it. */
-  url(user: string, { host = 'postgres:5432', query = '' } = {}): string {
+  url(user: string, connection: { host?: string; query?: string } = {}): string {
+    const { pooler, encrypted } = this.#options;
+    const { host = pooler === true ? POOLER : 'postgres:5432' } = connection;
+    const { query = encrypted === true ? '?sslmode=no-verify' : '' } = connection;
     return `postgresql://${user}:${this.#password}@${host}/${DATABASE}${query}`;
+  }
+
+  /** The superuser's through PgBouncer, from this machine. */
+  poolerUrl(): string {
+    if (this.#pooler === undefined) throw new Error('there is no pooler');
+    return this.url('postgres', { host: `${this.#pooler.getHost()}:${this.#pooler.getFirstMappedPort()}` });
   }
 
   get password(): string {

@@ -155,7 +155,8 @@ export class JobRuns {
       ...['pods', '-l', `app.kubernetes.io/component in (${jobs.join()})`],
     );
     const lines: LogLine[] = [];
-    for (const { metadata } of items) {
+    for (const { metadata, status } of items) {
+      if (status.phase === 'Pending') continue;
       const text = await this.#namespace.kubectl('logs', metadata.name);
       for (const line of text.split('\n')) if (line.startsWith('{')) lines.push(JSON.parse(line) as LogLine);
     }

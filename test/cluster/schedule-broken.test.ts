@@ -1,0 +1,230 @@
+/**
+ * Runs that come to harm on a real cluster: killed from the node, deleted, hung until their deadline, failed behind a lock,
+ * refused for want of a right. Kubernetes does what the chart says, the next run takes over, and the alerts tell of it.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fired, fires, firing, rests } from './alerts.ts';
+import { eventually } from './cluster.ts';
+import { figure } from './figures.ts';
+import { NodeProcess } from './node-process.ts';
+import { MINUTES, ScheduledShop } from './scheduled-shop.ts';
+
+const PRICE = 12_500;
+const OF_KILLED = [1, 2, 3, 4];
+const OF_DELETED = [5, 6, 7, 8];
+const AFTER_ALL = 9;
+const SESSIONS = 10;
+
+/** With one event in a call and one call at a time, a run takes four of these: long enough to be met at work. */
+const SLOW_MS = 10_000;
+
+let shop: ScheduledShop;
+let node: NodeProcess;
+
+beforeAll(async () => {
+  shop = await ScheduledShop.open(SESSIONS, {
+    settings: { CF_SHUTDOWN_SECONDS: 5 },
+    jobs: {
+      billingReconciliation: {
+        // As long as a run tries again for a table that is locked, it can be met at work.
+        settings: { CF_LEASE_SECONDS: 10, CF_DATABASE_RETRY_SECONDS: 20 },
+        tail: { activeDeadlineSeconds: 120 },
+        incremental: { schedule: '* * * * *', activeDeadlineSeconds: 60 },
+      },
+      eventReplay: {
+        graceSeconds: 3,
+        settings: {
+          ...{ CF_LEASE_SECONDS: 10, CF_DATABASE_RETRY_SECONDS: 5 },
+          ...{ CF_LANES: 1, CF_BATCH_SIZE: 1, CF_CLAIM_SIZE: 1 },
+        },
+      },
+      flowProbe: { enabled: false },
+    },
+  });
+  node = await NodeProcess.reach(shop.namespace);
+});
+afterAll(async () => {
+  await shop?.close();
+});
+
+/** The pod of a run that is in the middle of its work: some of it is done, and a call is under way. */
+async function inMidRun(job: string, sessions: readonly number[]): Promise<string> {
+  const ids = sessions.map((session) => `'${shop.service.sessionId(session)}'`).join();
+  await eventually('some is done, and a call is under way', 120, async () => {
+    const state = await shop.service.sql(
+      `SELECT count(*) FILTER (WHERE r.status = 'done'), count(*) FILTER (WHERE r.call_started_at IS NOT NULL)
+         FROM counterfoil.replay_events AS r JOIN event_backups AS b USING (event_id)
+        WHERE b.payload ->> 'sessionId' IN (${ids})`,
+    );
+    const [done, begun] = state.split('|').map(Number);
+    if (done === 0 || begun !== 1) throw new Error(state);
+    return true;
+  });
+  const [attempt] = await shop.runs.attempts(job);
+  return attempt?.pod ?? '';
+}
+
+describe('a run that is killed in the middle of its work', () => {
+  // Only what is started here is to be at work.
+  beforeAll(async () => {
+    await shop.runs.suspend('event-replay', true);
+  });
+  afterAll(async () => {
+    await shop.service.disarm(await shop.pod());
+    await shop.runs.suspend('event-replay', false);
+  });
+
+  it.each([
+    [
+      'its process, by SIGKILL from the node',
+      OF_KILLED,
+      async (pod: string) => await node.signal(pod, 'KILL'),
+    ],
+    [
+      'its pod, deleted by force',
+      OF_DELETED,
+      async (pod: string) =>
+        void (await shop.namespace.kubectl('delete', 'pod', pod, '--force', '--grace-period=0')),
+    ],
+  ])(
+    '%s: the Job starts another one, which finishes it, and no bill comes twice',
+    MINUTES,
+    async (what, sessions, kill) => {
+      await shop.completeWith('lose', ...sessions);
+      await shop.service.arm(await shop.pod(), 'slow', 1, { ms: SLOW_MS });
+      await delay(3_000); // the grace of the events: nothing tells that it is over
+      const since = await shop.runs.now();
+      const job = `killed-${sessions[0]}`;
+      await shop.runs.startNow('event-replay', job);
+      const pod = await inMidRun(job, sessions);
+      await kill(pod);
+      const killedAt = Date.now();
+      await shop.service.disarm(await shop.pod());
+      expect(await shop.runs.ended(job, 300)).toBe('Complete');
+      figure('schedule', `killed (${what}) until another has finished`, (Date.now() - killedAt) / 1_000, 's');
+      const attempts = await shop.runs.attempts(job);
+      expect(attempts.at(-1)).toMatchObject({ phase: 'Succeeded', exitCode: 0 });
+      expect(attempts.at(-1)?.pod).not.toBe(pod);
+      expect((await shop.runs.job(job)).status).toMatchObject({ succeeded: 1, failed: 1 });
+      const runs = await shop.runs.list('event-replay', since);
+      // Nobody was left to write the end of the first.
+      expect(runs.map((run) => [run.pod === pod, run.outcome])).toEqual([
+        [true, 'running'],
+        [false, 'succeeded'],
+      ]);
+      expect(runs[1]?.counts.reclaimed).toBe(1);
+      // The service may still have been at work on the one that was sent when the run was killed.
+      await eventually('all are billed', 120, async () => {
+        const bills = await shop.bills(...sessions);
+        return bills.every((one) => one.length > 0);
+      });
+      expect(await shop.bills(...sessions)).toEqual(sessions.map(() => [PRICE]));
+    },
+  );
+});
+
+describe('while a migration of the service holds its sessions, and a right is gone', () => {
+  let locked: Promise<unknown>;
+  let since: string;
+  let hung: string;
+
+  beforeAll(async () => {
+    since = await shop.runs.now();
+    await shop.runs.succeeded('billing-reconciliation-tail', since, 200);
+    await shop.service.sql('REVOKE SELECT ON event_backups FROM counterfoil_jobs');
+    locked = shop.service
+      .sql(
+        `SET application_name = 'a migration'; BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(900)`,
+      )
+      .catch(() => undefined);
+    since = await shop.runs.now();
+  });
+  afterAll(async () => {
+    await unlock();
+  });
+
+  const unlock = async () => {
+    await shop.service.sql(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'a migration'`,
+    );
+    await locked;
+  };
+
+  it('a process that stops in the middle of a run is ended by the deadline of its Job', MINUTES, async () => {
+    // It has its lease, and tries again for the sessions for some seconds.
+    hung = await eventually('incremental is at work', 200, async () => {
+      const pod = await shop.service.sql(
+        `SELECT r.pod FROM counterfoil.job_runs AS r JOIN counterfoil.job_leases AS l ON l.holder = r.run_id::text
+          WHERE r.mode = 'incremental' AND r.outcome = 'running' AND r.started_at > '${since}'`,
+      );
+      return pod !== '' && pod;
+    });
+    const job = await shop.runs.jobOf(hung);
+    await node.signal(hung, 'STOP');
+    const stoppedAt = Date.now();
+    expect(await shop.runs.ended(job, 200)).toBe('DeadlineExceeded');
+    figure('schedule', 'hung until the Job has ended it', (Date.now() - stoppedAt) / 1_000, 's');
+    const [run] = (await shop.runs.list('billing-reconciliation-incremental', since)).filter(
+      ({ pod }) => pod === hung,
+    );
+    expect(run?.outcome).toBe('running');
+  });
+
+  it('runs that fail are tried again, and the alert tells of it', MINUTES, async () => {
+    const failed = await shop.runs.wait(
+      ...(['billing-reconciliation-tail', since, 300] as const),
+      ({ outcome }) => outcome === 'failed',
+    );
+    expect(failed).toMatchObject({ exitCode: 1, failureId: 'database_busy' });
+    const job = await shop.runs.jobOf(failed.pod);
+    expect(['BackoffLimitExceeded', 'DeadlineExceeded']).toContain(await shop.runs.ended(job, 300));
+    expect((await shop.runs.attempts(job)).length).toBeGreaterThan(1);
+    await fires(
+      shop.namespace.name,
+      'CounterfoilJobFailed',
+      { counterfoil_job: 'billing-reconciliation', mode: 'tail' },
+      300,
+    );
+  });
+
+  it('a run that is refused is not tried again, and the alert tells of it', MINUTES, async () => {
+    const refused = await shop.runs.wait(
+      ...(['event-replay', since, 300] as const),
+      ({ outcome }) => outcome === 'refused',
+    );
+    expect(refused).toMatchObject({ exitCode: 2, failureId: 'grant_missing' });
+    const job = await shop.runs.jobOf(refused.pod);
+    expect(await shop.runs.ended(job, 120)).toBe('PodFailurePolicy');
+    expect(await shop.runs.attempts(job)).toHaveLength(1);
+    await fires(shop.namespace.name, 'CounterfoilJobFailed', { counterfoil_job: 'event-replay' }, 300);
+  });
+
+  it('then all goes on by itself: leases are free, the alerts rest, and what was lost meanwhile is billed', {
+    ...MINUTES,
+  }, async () => {
+    await shop.service.sql('GRANT SELECT ON event_backups TO counterfoil_jobs');
+    await unlock();
+    const freed = await shop.runs.now();
+    const freedAt = Date.now();
+    await shop.completeWith('lose', AFTER_ALL);
+    for (const job of ['billing-reconciliation-tail', 'billing-reconciliation-incremental', 'event-replay'])
+      await shop.runs.succeeded(job, freed, 400);
+    await rests(shop.namespace.name, 'CounterfoilJobFailed', {}, 300);
+    figure('schedule', 'cause gone until the last alert on a job rests', (Date.now() - freedAt) / 1_000, 's');
+    await eventually('it is billed', 300, async () => (await shop.bills(AFTER_ALL))[0]?.length === 1);
+    expect(await shop.bills(AFTER_ALL)).toEqual([[PRICE]]);
+    const held = await shop.service.sql(
+      'SELECT count(*) FROM counterfoil.job_leases WHERE expires_at < now()',
+    );
+    expect(held).toBe('0');
+    const tellers = (await fired(shop.namespace.name, 'CounterfoilJobFailed')).filter(
+      (teller) => !teller.includes('incremental'),
+    );
+    expect(tellers).toEqual([
+      'CounterfoilJobFailed billing-reconciliation tail',
+      'CounterfoilJobFailed event-replay once',
+    ]);
+    expect(await firing(shop.namespace.name, { alertname: 'CounterfoilJobSilent' })).toEqual([]);
+  });
+});

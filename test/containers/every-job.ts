@@ -102,14 +102,10 @@ export function everyJob(options: ShopOptions): void {
     expect(await gate('45m')).toBe(0);
   });
 
-  test('the next run finds them open, by the second look that the gate was, and asks for what the jobs may mend', async () => {
+  test('the next run asks for what the jobs may mend, since the gate was the second look', async () => {
     const { code, log } = await shop.run('CronJob', 'billing-reconciliation-incremental');
     expect(code).toBe(0);
-    expect(log.at(-1)?.counts).toMatchObject({
-      standing_open: 4,
-      replays_requested: 2,
-      rebuilds_requested: 1,
-    });
+    expect(log.at(-1)?.counts).toMatchObject({ replays_requested: 2, rebuilds_requested: 1 });
   });
 
   test('event-replay mends them through the service, once each, and tail sees that all but the second bill is well', async () => {

@@ -3,7 +3,7 @@ import type { Shop } from '../shop.ts';
 
 /** A second: at 1 % of it 400 events come in less than three minutes; it takes one core, with all that it goes through. */
 export const PER_SECOND = 250;
-export const SESSIONS = 200_000;
+export const SESSIONS = 400_000;
 
 /** Values where the predecessor serves: it bills through its outbox, and has none of the contracts that the plan's flow begins with. */
 export const besidePredecessor = {

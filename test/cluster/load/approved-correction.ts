@@ -55,16 +55,17 @@ export async function listed(
   await shop.namespace.kubectl('delete', 'pod', 'customers');
   const wrong = await wrongSessions(shop);
   expect(wrong.length).toBeGreaterThanOrEqual(3);
-  const findings = await eventually('each wrong bill is listed', 240, async () => {
+  // What was late under so much load is gone again at the next look.
+  const findings = await eventually('each wrong bill is listed, and nothing else', 240, async () => {
     const now = await openFindings(shop);
-    const unlisted = wrong.filter((id) => !now.some(({ session }) => session === id));
-    if (unlisted.length > 0) throw new Error(`${unlisted.length} of ${wrong.length} are not listed`);
+    const sessions = now.map(({ session }) => session).sort();
+    if (sessions.join() !== wrong.join())
+      throw new Error(`${sessions.length} are, ${wrong.length} are wrong`);
     return now;
   });
+  const unlisted = wrong.filter((id) => !findings.some(({ session }) => session === id));
   figure(journey, 'bills that are wrong', wrong.length);
-  figure(journey, 'wrong bills unlisted at the end', 0, '', 0);
-  // And nothing else is listed.
-  expect(findings.map(({ session }) => session).sort()).toEqual(wrong);
+  figure(journey, 'wrong bills unlisted at the end', unlisted.length, '', 0);
   for (const finding of findings) expect(finding).toMatchObject({ kind, published_hash: abort.canary });
   return findings.map(({ id }) => id);
 }

@@ -5,11 +5,6 @@ const postgres = { globalSetup: 'test/postgres/global-setup.ts', testTimeout: 60
 /** Pods that start, images that are loaded, analysis that is waited for; a test that takes longer says so. */
 const patient = { testTimeout: 600_000, hookTimeout: 600_000 };
 
-/** Have not yet been seen green as they stand, for want of a quiet machine: each moves out of here with its first green run. */
-const unproven = ['database-away', 'logins', 'memory', 'pooler', 'stopped', 'time-zone'].map(
-  (name) => `test/containers/${name}.test.ts`,
-);
-
 const covered = { statements: 90, branches: 85 };
 
 export default defineConfig({
@@ -100,16 +95,6 @@ export default defineConfig({
         test: {
           name: 'containers',
           include: ['test/containers/*.test.ts'],
-          exclude: unproven,
-          globalSetup: 'test/containers/global-setup.ts',
-          ...patient,
-        },
-      },
-      // By hand: `npx vitest run --project containers-unproven`.
-      {
-        test: {
-          name: 'containers-unproven',
-          include: unproven,
           globalSetup: 'test/containers/global-setup.ts',
           ...patient,
         },

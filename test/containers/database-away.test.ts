@@ -23,8 +23,8 @@ import { Shop } from './shop.ts';
 const values = {
   ...hurried,
   checks: [gatedCheck],
-  // The gate is waited for.
-  settings: { CF_LOCK_TIMEOUT_SECONDS: 30 },
+  // The gate is waited for, and an outage that lasts until the last of them has felt it.
+  settings: { CF_LOCK_TIMEOUT_SECONDS: 30, CF_DATABASE_RETRY_SECONDS: 300 },
   jobs: {
     // Leases as in production: a run that only waits for its database keeps its own.
     billingReconciliation: {},

@@ -40,7 +40,7 @@ export async function plantPending(shop: Shop, count: number): Promise<void> {
            jsonb_build_object('sessionId', id, 'contractId', contract_id, 'mentorId', mentor_id,
                               'amountMinor', amount_minor, 'currency', currency),
            'pending', completed_at
-      FROM sessions WHERE completed_at IS NOT NULL`);
+      FROM sessions WHERE id IN (SELECT ${id} FROM generate_series(1, ${count}) AS number)`);
 }
 
 /** Events that were processed so many days ago, of sessions that nobody asks for any more. */

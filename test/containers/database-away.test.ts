@@ -26,8 +26,9 @@ const values = {
   // The gate is waited for, and an outage that lasts until the last of them has felt it.
   settings: { CF_LOCK_TIMEOUT_SECONDS: 30, CF_DATABASE_RETRY_SECONDS: 300 },
   jobs: {
-    // Leases as in production: a run that only waits for its database keeps its own.
-    billingReconciliation: {},
+    // A run that waits for its database keeps its lease.
+    billingReconciliation: { settings: { CF_LEASE_SECONDS: 300 } },
+    backupRetention: { settings: { CF_LEASE_SECONDS: 300 } },
     eventReplay: {
       graceSeconds: 1,
       settings: { CF_POLL_SECONDS: 1, CF_LANES: 2, CF_BATCH_SIZE: 10, CF_CLAIM_SIZE: 20 },

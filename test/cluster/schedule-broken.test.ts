@@ -58,7 +58,7 @@ async function inMidRun(job: string, sessions: readonly number[]): Promise<strin
         WHERE b.payload ->> 'sessionId' IN (${ids})`,
     );
     const [done, begun] = state.split('|').map(Number);
-    if (done === 0 || begun !== 1) throw new Error(state);
+    if (done === 0 || begun === 0) throw new Error(state);
     return true;
   });
   const [attempt] = await shop.runs.attempts(job);
@@ -113,7 +113,8 @@ describe('a run that is killed in the middle of its work', () => {
         [true, 'running'],
         [false, 'succeeded'],
       ]);
-      expect(runs[1]?.counts.reclaimed).toBe(1);
+      // The one that was sent, and the one that was made ready for the next call.
+      expect([1, 2]).toContain(runs[1]?.counts.reclaimed);
       // The service may still have been at work on the one that was sent when the run was killed.
       await eventually('all are billed', 120, async () => {
         const bills = await shop.bills(...sessions);

@@ -80,7 +80,7 @@ describe('a run beside another one', () => {
     await shop.service.arm(await shop.pod(), 'slow', 1, { ms: SLOW_MS });
     const first = await eventually('the scheduled run has sent the event', 400, async () => {
       const pod = await shop.service.sql(
-        `SELECT r.pod FROM counterfoil.replay_events AS e JOIN counterfoil.job_runs AS r
+        `SELECT DISTINCT r.pod FROM counterfoil.replay_events AS e JOIN counterfoil.job_runs AS r
            ON r.job = 'event-replay' AND r.outcome = 'running' WHERE e.call_started_at IS NOT NULL`,
       );
       return pod !== '' && pod;

@@ -197,8 +197,10 @@ describe('while nothing happens', () => {
       if (usage !== undefined && usage.at !== looks.at(-1)?.at) looks.push(usage);
       const ended = await endedRuns(names);
       const short = names.filter((name) => (ended.get(name)?.length ?? 0) < (rare.includes(name) ? 1 : RUNS));
-      if (short.length === 0) break;
-      if (Date.now() > deadline) throw new Error(`too few runs of ${short.join()}`);
+      const watchedMs = (looks.at(-1)?.at ?? 0) - (looks[0]?.at ?? 0);
+      if (short.length === 0 && watchedMs > 120_000) break;
+      if (Date.now() > deadline)
+        throw new Error(`watched for ${watchedMs} ms; too few runs: ${short.join()}`);
       await delay(BETWEEN_LOOKS_MS);
     }
     const runs = await saidBy(await endedRuns(names));
@@ -206,7 +208,6 @@ describe('while nothing happens', () => {
     const [first, last] = [looks[0], looks.at(-1)];
     if (first === undefined || last === undefined) throw new Error('the kubelet knows no exporter');
     const seconds = (last.at - first.at) / 1_000;
-    expect(seconds).toBeGreaterThan(120);
     const mean = (numbers: readonly number[]) =>
       numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
     let cores = (last.cpuSeconds - first.cpuSeconds) / seconds;

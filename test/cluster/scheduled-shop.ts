@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs';
 import { sessionBilling } from '../builders/checks.ts';
 import { BillingService, SERVICE } from './billing-service.ts';
 import { eventually, loadImage, Namespace } from './cluster.ts';
-import { hurried, over } from './hurried.ts';
+import { alertsAtATenth, hurried, over } from './hurried.ts';
 import { JobRuns } from './job-runs.ts';
 import { rulesOf } from './prometheus.ts';
 import { Release } from './release.ts';
@@ -22,6 +22,7 @@ const EVERY_MINUTE = '* * * * *';
 /** Over `hurried`: times alone, for what is not a release. */
 const scheduled = {
   rollout: { enabled: false },
+  prometheusRule: alertsAtATenth(/^(?:CounterfoilJob|CounterfoilOverdueEvents|Billing)/),
   checks: [sessionBilling({ grace: '5s' })],
   jobs: {
     // The logs of the whole journey are there at its end.

@@ -189,7 +189,7 @@ dryRun:
 {{- $query = $query | replace "[10m]" (printf "[%dm]" (max 10 (divf (add $given.unreachableSeconds 240) 60 | ceil | int))) -}}
 {{- if not .root.Values.service.versions -}}{{- $query = regexReplaceAll "(counterfoil_hot_versions_measured.*) == 1" $query "${1} == 0" -}}{{- end -}}
 {{- $_ := set .provider "query" $query -}}
-{{- if ne (int $given.timeoutSeconds) 30 }}{{- $_ := set .provider "timeout" (int $given.timeoutSeconds) -}}{{- end -}}
+{{- $_ := set .provider "timeout" (int $given.timeoutSeconds) -}}
 {{- if $given.insecure }}{{- $_ := set .provider "insecure" true -}}{{- end -}}
 {{- $headers := list -}}
 {{- range $name, $value := $given.headers -}}{{- $headers = append $headers (dict "key" $name "value" $value) -}}{{- end -}}

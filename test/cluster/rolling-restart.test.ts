@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { allBilled } from './bad-release.ts';
 import { SERVICE } from './billing-service.ts';
-import { eventually } from './cluster.ts';
+import { eventually, kubectl } from './cluster.ts';
 import { figure } from './figures.ts';
 import { Shop } from './shop.ts';
 
@@ -20,6 +20,7 @@ let shop: Shop;
 beforeAll(async () => {
   shop = await Shop.open({ sessions: 20_000 });
   await shop.service.open(30, 20_000);
+  await eventually('customers are served', 60, async () => (await shop.service.customers()).completed > 30);
 }, 900_000);
 afterAll(async () => {
   await shop?.close();
@@ -32,7 +33,8 @@ describe.each([1, 2, 3])('restart %i', (number) => {
     const { stable } = await shop.versions();
     const before = new Set((await pods()).map(({ metadata: { uid } }) => uid));
     expect(before.size).toBe(2);
-    await shop.namespace.kubectl('argo', 'rollouts', 'restart', SERVICE);
+    // A plugin takes its flags after its name.
+    await kubectl('argo', 'rollouts', 'restart', SERVICE, '-n', shop.namespace.name);
     // When each was told to end, by what Kubernetes says: when its grace is over.
     const told = new Map<string, number>();
     let longest = 0;

@@ -49,7 +49,12 @@ const brief: Readonly<Record<string, readonly string[]>> = {
   cluster: [
     ...['alertmanager-config', 'exporter', 'monitoring', 'plain-rollout', 'runbooks'],
     ...['install', 'live-rollout', 'uninstall', 'schedule'],
-    ...['release-that-crashes', 'release-that-cannot-start', 'release-while-prometheus-is-away'],
+    ...[
+      'release-that-crashes',
+      'release-that-cannot-start',
+      'release-while-prometheus-is-away',
+      'rolling-restart',
+    ],
   ].map((name) => `test/cluster/${name}.test.ts`),
   'cluster-load': ['good-release', 'release-that-loses', 'release-that-bills-wrong'].map(
     (name) => `test/cluster/load/${name}.test.ts`,

@@ -48,7 +48,7 @@ const lanes: Readonly<Record<string, readonly string[]>> = {
 const brief: Readonly<Record<string, readonly string[]>> = {
   cluster: [
     ...['alertmanager-config', 'exporter', 'monitoring', 'plain-rollout', 'runbooks'],
-    ...['install', 'live-rollout', 'uninstall', 'schedule'],
+    ...['install', 'live-rollout', 'uninstall'],
     ...[
       'release-that-crashes',
       'release-that-cannot-start',

@@ -27,6 +27,8 @@ export async function collect(namespace: string, journey: string): Promise<strin
   const texts = {
     'events.txt': await here('get', 'events', '--sort-by=.lastTimestamp'),
     'pods.txt': await here('get', 'pods', '-o', 'wide', '--show-labels'),
+    // A node that is short of disk or memory evicts pods.
+    'nodes.txt': await say('describe', 'nodes'),
     'describe.txt': await here('describe', kinds),
     'objects.yaml': await here('get', kinds, '-o', 'yaml'),
     'argo-rollouts.txt': await say(

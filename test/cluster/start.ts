@@ -14,6 +14,12 @@ function missing(): string | undefined {
   if (kubectl('version', '--client').error !== undefined) return 'kubectl is not on the PATH: install it';
   if (kubectl('get', '--raw', '/readyz').status !== 0)
     return 'the cluster that KUBECONFIG names does not answer: is it up, and can it be reached from here?';
+  const unfit = kubectl(
+    ...['get', 'nodes', '-o'],
+    'jsonpath={range .items[*]}{range .spec.taints[*]}{.key} {end}{end}',
+  ).stdout.match(/node\.kubernetes\.io\/[\w-]+/)?.[0];
+  if (unfit !== undefined)
+    return `a node of the cluster takes no pods or throws them out (${unfit}): kubectl describe nodes says why`;
   if (kubectl('get', 'crd', 'rollouts.argoproj.io').status !== 0)
     return 'the cluster has no Argo Rollouts: install it (CONTRIBUTING.md, "A cluster")';
   if (kubectl('argo', 'rollouts', 'version').status !== 0)

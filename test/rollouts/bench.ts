@@ -1,4 +1,5 @@
 /** How releases fare that are good, lose events, bill wrongly, crash, or go dark. See docs/benchmarks.md. */
+import { spawnSync } from 'node:child_process';
 import { appendFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { fileURLToPath } from 'node:url';
@@ -24,6 +25,10 @@ const help = `Replays synthetic releases through our rules in Prometheus's engin
   --batch N      releases in one storage (default 250)
   --out FILE     writes each outcome as a line of JSON as soon as its batch has ended
   --json         the last line of standard output is the result as one JSON object
+  --cluster      instead, real releases on the cluster that KUBECONFIG names (npm run test:cluster says what it needs),
+                 with wrong shares and faults from the seed; two hours and more
+  --good N       of them without a fault (default 10)
+  --bad N        of them with one (default 20)
   --help
 `;
 
@@ -104,11 +109,30 @@ if (import.meta.main) {
       batch: { type: 'string', default: '250' },
       out: { type: 'string' },
       json: { type: 'boolean', default: false },
+      cluster: { type: 'boolean', default: false },
+      good: { type: 'string', default: '10' },
+      bad: { type: 'string', default: '20' },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) process.stdout.write(help);
-  else {
+  else if (values.cluster) {
+    const start = fileURLToPath(new URL('../cluster/start.ts', import.meta.url));
+    const { status } = spawnSync(
+      process.execPath,
+      [start, '--lane', 'cluster-long', 'test/cluster/long/thirty-releases.test.ts'],
+      {
+        stdio: 'inherit',
+        env: {
+          ...process.env,
+          CLUSTER_GOOD: values.good,
+          CLUSTER_BAD: values.bad,
+          CLUSTER_SEED: values.seed,
+        },
+      },
+    );
+    process.exitCode = status ?? 1;
+  } else {
     const only = new RegExp(values.only);
     const releases = planAll({ each: Number(values.each), seed: Number(values.seed) }).filter(
       ({ traffic, fault }) => only.test(`${traffic} ${fault}`),

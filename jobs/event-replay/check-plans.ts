@@ -1,6 +1,6 @@
 /**
  * What the declared checks know of events: whether the fact of one still is what its payload says, and whether it is
- * billed. The checks' tables are looked at when the first event asks for it, since most runs never do.
+ * billed. The checks' tables are looked at when the first event asks for it.
  */
 import { billedEvents, type FactComparison, factsOfEvents } from '../checks/event-sql.ts';
 import { type InspectedCheck, inspectCheck } from '../checks/inspect.ts';
@@ -34,14 +34,22 @@ export class CheckPlans {
     return this.#checksOf(eventName).length > 0;
   }
 
+  /** Whether some check says what of such an event must be so in its fact (`match`). */
+  compares(eventName: string): boolean {
+    return this.#checksOf(eventName).some(({ event }) => comparesSomething(event));
+  }
+
   /**
-   * Of these events, those whose fact is what they say, by every check that names them. What no check compares
-   * (`match`) is not among them: nobody can tell.
+   * Of these events, those whose fact is what they say, by every check that names them. A check that compares nothing
+   * (`match`) has no objection, but to those of an aborted version: nobody can tell of them.
    * @throws RunFailure where a check's tables cannot be read
    */
-  async agreeing(events: readonly NamedEvent[]): Promise<ReadonlySet<string>> {
+  async agreeing(
+    events: readonly (NamedEvent & { readonly aborted: boolean })[],
+  ): Promise<ReadonlySet<string>> {
+    const aborted = new Set(events.filter((event) => event.aborted).map(({ event_id: id }) => id));
     return await this.#everyCheck(events, async (plan, ids) => {
-      if (Object.keys(plan.check.event?.match ?? {}).length === 0) return [];
+      if (!comparesSomething(plan.check.event)) return ids.filter((id) => !aborted.has(id));
       const rows = await this.#readable(ids, (some) => factsOfEvents(plan, this.#events, some));
       return (rows as FactComparison[])
         .filter(({ said, today }) => today?.every((value, n) => isSame(said[n] ?? null, value)) === true)
@@ -115,6 +123,8 @@ export class CheckPlans {
     }
   }
 }
+
+const comparesSomething = (event: Check['event']): boolean => Object.keys(event?.match ?? {}).length > 0;
 
 /** Whether two texts mean the same: the same words, the same number, or the same moment. */
 export function isSame(said: string | null, today: string | null): boolean {

@@ -14,8 +14,10 @@ export interface ClaimedRow {
   readonly transport_attempts: number;
   readonly unfinished_calls: number;
   readonly last_outcome: string | null;
-  /** Published by an aborted version, and no person has said that it is sent whatever became of its fact. */
-  readonly must_match: boolean;
+  /** Published by an aborted version. */
+  readonly aborted: boolean;
+  /** A person has said that it is sent whatever its fact is. */
+  readonly match_waived: boolean;
   /** Milliseconds from its last attempt to the claim; null before the first one. */
   readonly last_attempt_age_ms: number | null;
   /** The database's clock at the claim, in milliseconds since 1970. */
@@ -98,9 +100,9 @@ export interface Claim {
 
 const claimedColumns = `c.event_id, c.event_name, c.handler_attempts, c.transport_attempts, c.unfinished_calls,
               c.last_outcome,
-              NOT c.match_waived AND c.published_hash IS NOT NULL AND c.published_hash IN (
+              c.match_waived, c.published_hash IS NOT NULL AND c.published_hash IN (
                 SELECT q.scope ->> 'published_hash' FROM requests AS q
-                 WHERE q.kind = 'replay' AND q.scope ? 'published_hash' AND q.status <> 'refused') AS must_match,
+                 WHERE q.kind = 'replay' AND q.scope ? 'published_hash' AND q.status <> 'refused') AS aborted,
               (extract(epoch FROM statement_timestamp() - c.last_attempt_at) * 1000)::double precision
                 AS last_attempt_age_ms,
               (extract(epoch FROM statement_timestamp()) * 1000)::double precision AS claimed_at_ms`;

@@ -52,7 +52,7 @@ export interface Attempts {
 export interface ReplayRow {
   readonly eventId: string;
   readonly attempts: Attempts;
-  /** Whether its fact is still what the payload says; looked at only for events of an aborted version. */
+  /** Whether its fact is still what the payload says; looked at where a check compares them, and for events of an aborted version. */
   readonly fact?: 'agrees' | 'changed';
 }
 

@@ -49,20 +49,22 @@ export class Verdicts {
   }
 
   /**
-   * Parks what an aborted version has published about facts that are others by now, or of which nobody can tell:
-   * such an event would bill what is no longer true.
+   * Parks what says something else than its fact, and of an aborted version also what nobody can tell of: such an event
+   * would bill what is not true.
    */
   async withoutChangedFacts(events: readonly HeldEvent[]): Promise<readonly HeldEvent[]> {
-    const doubtful = events.filter(({ row }) => row.must_match);
+    const { plans } = this.#context;
+    const doubtful = events.filter(
+      ({ row }) => !row.match_waived && (row.aborted || plans.compares(row.event_name)),
+    );
     if (doubtful.length === 0) return events;
-    const agreeing = await this.#context.plans
-      .agreeing(doubtful.map(({ row }) => row))
-      .catch(async (error: unknown) => {
-        await this.#context.claims.release(events);
-        throw error;
-      });
+    const agreeing = await plans.agreeing(doubtful.map(({ row }) => row)).catch(async (error: unknown) => {
+      await this.#context.claims.release(events);
+      throw error;
+    });
+    const asked = new Set(doubtful);
     return events.filter((event) => {
-      if (!event.row.must_match) return true;
+      if (!asked.has(event)) return true;
       const decision = this.decide(event, undefined, agreeing.has(event.row.event_id) ? 'agrees' : 'changed');
       if (decision.next === 'replay') return true;
       this.record(event, decision, undefined, undefined);

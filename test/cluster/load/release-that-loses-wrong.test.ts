@@ -18,11 +18,7 @@ let stopped: Stopped;
 let parked: readonly string[];
 
 beforeAll(async () => {
-  shop = await Shop.open({
-    sessions: SESSIONS,
-    // What is sent before anybody knows that its version is bad is billed as it says, and is corrected as any wrong bill is.
-    values: { jobs: { eventReplay: { graceSeconds: 300 } } },
-  });
+  shop = await Shop.open({ sessions: SESSIONS });
   await shop.service.open(PER_SECOND, SESSIONS);
 }, 900_000);
 afterAll(async () => {

@@ -120,6 +120,12 @@ describe('helm install with the staging example', () => {
       const up = await query(`up{namespace="${namespace.name}"} == 1`);
       return up.length === 3;
     });
+    await eventually('each schedule is known by what Kubernetes says of it', 90, async () => {
+      const known = await query(`kube_cronjob_info{namespace="${namespace.name}"}`);
+      const { items } = await namespace.get<{ items: CronJob[] }>('cronjobs');
+      if (known.length !== items.length) throw new Error(`${known.length} of ${items.length}`);
+      return items.length > 0;
+    });
   });
 
   it('its dashboards lie where the sidecar of Grafana finds them', async () => {

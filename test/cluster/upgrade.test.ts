@@ -23,7 +23,8 @@ const SESSIONS = 40_000;
 /** Over those of the staging example of either chart. */
 const earlierValues = (tag: string) => ({
   image: { tag },
-  jobs: { eventReplay: { graceSeconds: 5 } },
+  // By its own default a kube-state-metrics without zone data would be away, for every journey.
+  jobs: { defaults: { timeZone: 'UTC' }, eventReplay: { graceSeconds: 5 } },
   checks: [sessionBilling({ grace: '15s' })],
   rollout: { replicas: 2 },
 });

@@ -1,5 +1,5 @@
 /**
- * Runs that come to harm on a real cluster: killed from the node, deleted, hung until their deadline, failed behind a lock,
+ * Runs that come to harm on a real cluster: killed from the node, deleted, hung until the deadline of their Job, failed behind a lock,
  * refused for want of a right. Kubernetes does what the chart says, the next run takes over, and the alerts tell of it.
  */
 import { setTimeout as delay } from 'node:timers/promises';
@@ -13,8 +13,9 @@ import { MINUTES, ScheduledShop } from './scheduled-shop.ts';
 const PRICE = 12_500;
 const OF_KILLED = [1, 2, 3, 4];
 const OF_DELETED = [5, 6, 7, 8];
-const AFTER_ALL = 9;
-const SESSIONS = 10;
+const OF_HUNG = [9, 10, 11, 12];
+const AFTER_ALL = 13;
+const SESSIONS = 20;
 
 /** With one event in a call and one call at a time, a run takes four of these: long enough to be met at work. */
 const SLOW_MS = 10_000;
@@ -27,13 +28,12 @@ beforeAll(async () => {
     settings: { CF_SHUTDOWN_SECONDS: 5 },
     jobs: {
       billingReconciliation: {
-        // As long as a run tries again for a table that is locked, it can be met at work.
-        settings: { CF_LEASE_SECONDS: 10, CF_DATABASE_RETRY_SECONDS: 20 },
         tail: { activeDeadlineSeconds: 120 },
-        incremental: { schedule: '* * * * *', activeDeadlineSeconds: 60 },
       },
       eventReplay: {
         graceSeconds: 3,
+        // Three times what a run takes that is killed and begun again.
+        activeDeadlineSeconds: 120,
         settings: {
           ...{ CF_LEASE_SECONDS: 10, CF_DATABASE_RETRY_SECONDS: 5 },
           ...{ CF_LANES: 1, CF_BATCH_SIZE: 1, CF_CLAIM_SIZE: 1 },
@@ -65,7 +65,7 @@ async function inMidRun(job: string, sessions: readonly number[]): Promise<strin
   return attempt?.pod ?? '';
 }
 
-describe('a run that is killed in the middle of its work', () => {
+describe('a run that comes to harm in the middle of its work', () => {
   // Only what is started here is to be at work.
   beforeAll(async () => {
     await shop.runs.suspend('event-replay', true);
@@ -75,14 +75,29 @@ describe('a run that is killed in the middle of its work', () => {
     await shop.runs.suspend('event-replay', false);
   });
 
+  /** Four events to send, slowly, and a run that is in the middle of it; gives its Job and its pod. */
+  async function atWork(name: string, sessions: readonly number[]): Promise<{ job: string; pod: string }> {
+    await shop.completeWith('lose', ...sessions);
+    await shop.service.arm(await shop.pod(), 'slow', 1, { ms: SLOW_MS });
+    await delay(3_000); // the grace of the events: nothing tells that it is over
+    const job = `${name}-${sessions[0]}`;
+    await shop.runs.startNow('event-replay', job);
+    return { job, pod: await inMidRun(job, sessions) };
+  }
+
+  async function eachBilledOnce(sessions: readonly number[]): Promise<void> {
+    // The service may still have been at work on the one that was sent when its run came to harm.
+    await eventually('all are billed', 120, async () => {
+      const bills = await shop.bills(...sessions);
+      return bills.every((one) => one.length > 0);
+    });
+    expect(await shop.bills(...sessions)).toEqual(sessions.map(() => [PRICE]));
+  }
+
   it.each([
+    ['its process killed from the node', OF_KILLED, async (pod: string) => await node.signal(pod, 'KILL')],
     [
-      'its process, by SIGKILL from the node',
-      OF_KILLED,
-      async (pod: string) => await node.signal(pod, 'KILL'),
-    ],
-    [
-      'its pod, deleted by force',
+      'its pod deleted by force',
       OF_DELETED,
       async (pod: string) =>
         void (await shop.namespace.kubectl('delete', 'pod', pod, '--force', '--grace-period=0')),
@@ -91,18 +106,13 @@ describe('a run that is killed in the middle of its work', () => {
     '%s: the Job starts another one, which finishes it, and no bill comes twice',
     MINUTES,
     async (what, sessions, kill) => {
-      await shop.completeWith('lose', ...sessions);
-      await shop.service.arm(await shop.pod(), 'slow', 1, { ms: SLOW_MS });
-      await delay(3_000); // the grace of the events: nothing tells that it is over
       const since = await shop.runs.now();
-      const job = `killed-${sessions[0]}`;
-      await shop.runs.startNow('event-replay', job);
-      const pod = await inMidRun(job, sessions);
+      const { job, pod } = await atWork('killed', sessions);
       await kill(pod);
       const killedAt = Date.now();
       await shop.service.disarm(await shop.pod());
       expect(await shop.runs.ended(job, 300)).toBe('Complete');
-      figure('schedule', `killed (${what}) until another has finished`, (Date.now() - killedAt) / 1_000, 's');
+      figure('schedule', `${what} until another has finished`, (Date.now() - killedAt) / 1_000, 's');
       const attempts = await shop.runs.attempts(job);
       expect(attempts.at(-1)).toMatchObject({ phase: 'Succeeded', exitCode: 0 });
       expect(attempts.at(-1)?.pod).not.toBe(pod);
@@ -113,14 +123,31 @@ describe('a run that is killed in the middle of its work', () => {
         [true, 'running'],
         [false, 'succeeded'],
       ]);
-      // The one that was sent, and the one that was made ready for the next call.
-      expect([1, 2]).toContain(runs[1]?.counts.reclaimed);
-      // The service may still have been at work on the one that was sent when the run was killed.
-      await eventually('all are billed', 120, async () => {
-        const bills = await shop.bills(...sessions);
-        return bills.every((one) => one.length > 0);
-      });
-      expect(await shop.bills(...sessions)).toEqual(sessions.map(() => [PRICE]));
+      // What it held came back: the one that was sent, and those that were to be sent next.
+      expect([1, 2, 3]).toContain(runs[1]?.counts.reclaimed);
+      await eachBilledOnce(sessions);
+    },
+  );
+
+  it(
+    'its process hangs: the deadline of the Job ends it, and the next run finishes it',
+    MINUTES,
+    async () => {
+      const since = await shop.runs.now();
+      const { job, pod } = await atWork('hung', OF_HUNG);
+      await node.signal(pod, 'STOP');
+      const stoppedAt = Date.now();
+      await shop.service.disarm(await shop.pod());
+      expect(await shop.runs.ended(job, 400)).toBe('DeadlineExceeded');
+      figure('schedule', 'hung until the Job has ended it', (Date.now() - stoppedAt) / 1_000, 's');
+      await shop.runs.startNow('event-replay', 'after-hung');
+      expect(await shop.runs.ended('after-hung', 120)).toBe('Complete');
+      const runs = await shop.runs.list('event-replay', since);
+      expect(runs.map((run) => [run.pod === pod, run.outcome])).toEqual([
+        [true, 'running'],
+        [false, 'succeeded'],
+      ]);
+      await eachBilledOnce(OF_HUNG);
     },
   );
 });
@@ -128,7 +155,6 @@ describe('a run that is killed in the middle of its work', () => {
 describe('while a migration of the service holds its sessions, and a right is gone', () => {
   let locked: Promise<unknown>;
   let since: string;
-  let hung: string;
 
   beforeAll(async () => {
     since = await shop.runs.now();
@@ -151,26 +177,6 @@ describe('while a migration of the service holds its sessions, and a right is go
     );
     await locked;
   };
-
-  it('a process that stops in the middle of a run is ended by the deadline of its Job', MINUTES, async () => {
-    // It has its lease, and tries again for the sessions for some seconds.
-    hung = await eventually('incremental is at work', 200, async () => {
-      const pod = await shop.service.sql(
-        `SELECT r.pod FROM counterfoil.job_runs AS r JOIN counterfoil.job_leases AS l ON l.holder = r.run_id::text
-          WHERE r.mode = 'incremental' AND r.outcome = 'running' AND r.started_at > '${since}'`,
-      );
-      return pod !== '' && pod;
-    });
-    const job = await shop.runs.jobOf(hung);
-    await node.signal(hung, 'STOP');
-    const stoppedAt = Date.now();
-    expect(await shop.runs.ended(job, 200)).toBe('DeadlineExceeded');
-    figure('schedule', 'hung until the Job has ended it', (Date.now() - stoppedAt) / 1_000, 's');
-    const [run] = (await shop.runs.list('billing-reconciliation-incremental', since)).filter(
-      ({ pod }) => pod === hung,
-    );
-    expect(run?.outcome).toBe('running');
-  });
 
   it('runs that fail are tried again, and the alert tells of it', MINUTES, async () => {
     const failed = await shop.runs.wait(
@@ -209,7 +215,7 @@ describe('while a migration of the service holds its sessions, and a right is go
     const freed = await shop.runs.now();
     const freedAt = Date.now();
     await shop.completeWith('lose', AFTER_ALL);
-    for (const job of ['billing-reconciliation-tail', 'billing-reconciliation-incremental', 'event-replay'])
+    for (const job of ['billing-reconciliation-tail', 'event-replay'])
       await shop.runs.succeeded(job, freed, 400);
     await rests(shop.namespace.name, 'CounterfoilJobFailed', {}, 300);
     figure('schedule', 'cause gone until the last alert on a job rests', (Date.now() - freedAt) / 1_000, 's');
@@ -219,10 +225,7 @@ describe('while a migration of the service holds its sessions, and a right is go
       'SELECT count(*) FROM counterfoil.job_leases WHERE expires_at < now()',
     );
     expect(held).toBe('0');
-    const tellers = (await fired(shop.namespace.name, 'CounterfoilJobFailed')).filter(
-      (teller) => !teller.includes('incremental'),
-    );
-    expect(tellers).toEqual([
+    expect(await fired(shop.namespace.name, 'CounterfoilJobFailed')).toEqual([
       'CounterfoilJobFailed billing-reconciliation tail',
       'CounterfoilJobFailed event-replay once',
     ]);

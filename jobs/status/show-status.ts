@@ -12,7 +12,7 @@ const help = `What is open, since when, what is being done about it, and whether
 
   node jobs/status/main.ts [--json]
 
-Reads DATABASE_URL, CF_SCHEMA, CF_INSTALLATION and, if there is one, CF_EXPORTER_URL.
+Reads DATABASE_URL, CF_SCHEMA, CF_INSTALLATION and, if there is one, CF_EXPORTER_URL; in the exporter's pod it finds it by itself.
 Exit code: 0; 1 or 2 when the state cannot be read; 3 with CF_EXIT_ON_FINDINGS=true while discrepancies are open.
 `;
 
@@ -58,9 +58,10 @@ export async function showStatus(
       logger,
     );
     await checkSchemaVersion(database);
+    const { CF_EXPORTER_URL: url, CF_LISTEN_PORT: port } = settings;
     const status = await readStatus(database, {
       installation: settings.CF_INSTALLATION,
-      exporterUrl: settings.CF_EXPORTER_URL,
+      exporterUrl: url ?? (port === 0 ? undefined : `http://127.0.0.1:${port}`),
     });
     output.write(
       flags.json

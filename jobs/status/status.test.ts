@@ -443,6 +443,19 @@ describe('the state of the release', () => {
     expect(await ask()).toEqual({ version: '2.1.0', weight: '10 %', phase: 'Paused' });
   });
 
+  it('is asked for in the pod of the exporter, by its port, and elsewhere only by an address', async () => {
+    answer = { status: 200, body: JSON.stringify({ version: '2.1.0', weight: 10, phase: 'Paused' }) };
+    const port = String((server.address() as AddressInfo).port);
+    const line = (shown: Shown) => shown.text.split('\n').find((text) => text.startsWith('Release'));
+    expect(line(await show([], { CF_LISTEN_PORT: port }))).toBe(
+      'Release: version 2.1.0, canary weight 10 %, rollout Paused',
+    );
+    expect(
+      line(await show([], { CF_LISTEN_PORT: '1', CF_EXPORTER_URL: `http://127.0.0.1:${port}` })),
+    ).toContain('2.1.0');
+    expect(line(await show())).toContain('version unknown');
+  });
+
   it.each([
     ['an error', { status: 500, body: '{}' }],
     ['garbage', { status: 200, body: 'not json' }],

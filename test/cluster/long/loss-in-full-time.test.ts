@@ -33,8 +33,7 @@ it('in the stated time, and few of its customers have met it', MINUTES, async ()
 });
 
 it('and what it lost is replayed and billed without a hand on it', MINUTES, async () => {
-  // The pods of the aborted version stay for five minutes, for their logs; only then are its events verified.
-  expect(await shop.repaired(stopped.abort.canary, 2_400)).toBe('clean');
-  await mended(shop, stopped.abort, JOURNEY);
+  // Nothing is verified that is younger than the check's grace of ten minutes: a bill may take so long.
+  await mended(shop, stopped.abort, JOURNEY, 900);
   figure(JOURNEY, 'bills more than a minute late', await billedLate(shop));
 });

@@ -54,7 +54,7 @@ const lanes: Readonly<Record<string, readonly string[]>> = {
 const brief: Readonly<Record<string, readonly string[]>> = {
   cluster: [
     ...['alertmanager-config', 'exporter', 'monitoring', 'plain-rollout', 'runbooks'],
-    ...['install', 'live-rollout', 'uninstall'],
+    ...['install', 'live-rollout', 'uninstall', 'schedule', 'on-call-view'],
     ...[
       'release-that-crashes',
       'release-that-cannot-start',

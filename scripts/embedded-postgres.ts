@@ -36,6 +36,8 @@ export interface EmbeddedPostgres {
 export interface EmbeddedPostgresOptions {
   /** Server settings beside ours, such as `{ timezone: 'Asia/Kathmandu' }`. */
   readonly settings?: Readonly<Record<string, string>>;
+  /** A folder with `initdb` and `postgres` of another version, such as Debian's; npm's binaries where not given. */
+  readonly binaries?: string | undefined;
 }
 
 interface Account {
@@ -57,7 +59,10 @@ export async function startEmbeddedPostgres(
   const folder = mkdtempSync(join(tmpdir(), 'counterfoil-postgres-'));
   try {
     const account = process.getuid?.() === 0 ? unprivilegedAccount() : undefined;
-    const binaries = await provideBinaries(folder, account !== undefined);
+    const binaries =
+      options.binaries === undefined
+        ? await provideBinaries(folder, account !== undefined)
+        : { initdb: join(options.binaries, 'initdb'), postgres: join(options.binaries, 'postgres') };
     const password = randomBytes(18).toString('base64url');
     const passwordFile = join(folder, 'password');
     writeFileSync(passwordFile, password, { mode: 0o600 });

@@ -23,13 +23,15 @@ export interface JobRun {
   readonly ms: number;
   /** Those within that time. */
   readonly statements: readonly LoggedStatement[];
+  /** Of all statements of the run, from its first look at the schema on. */
+  readonly databaseMs: number;
   /** The most resident memory; undefined where the system does not tell. */
   readonly peakMb: number | undefined;
   readonly counts: Readonly<Record<string, number>>;
 }
 
 export interface Reconciliation {
-  run(facts: FactsDatabase, mode: 'full' | 'incremental'): Promise<JobRun>;
+  run(facts: FactsDatabase, mode: 'full' | 'incremental' | 'tail'): Promise<JobRun>;
   /** Starts `full` and gives its end, and a way to end it before; what it did is not looked at. */
   start(facts: FactsDatabase): { readonly ended: Promise<unknown>; stop(): void };
 }
@@ -85,6 +87,7 @@ export function openReconciliation(folder: string, log: ServerLog): Reconciliati
         wholeMs,
         ms: recorded.endedAt - taken.endedAt,
         statements: statements.slice(statements.indexOf(taken) + 1),
+        databaseMs: statements.reduce((sum, { ms }) => sum + ms, 0),
         peakMb,
         counts,
       };

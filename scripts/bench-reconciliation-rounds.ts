@@ -122,13 +122,18 @@ export async function sweepPart(bench: Bench, report: Report): Promise<Part> {
 export async function incrementalPart(bench: Bench, report: Report): Promise<Part> {
   const { facts, contenders, job } = bench;
   await prepareIncremental(bench, facts);
-  const measured = await takeTurns<'plan' | 'ours', Contended | JobRun>(
+  const measured = await takeTurns<'plan' | 'ours' | 'tail', Contended | JobRun>(
     bench.rounds,
-    { plan: async () => await contenders.planQuery(), ours: async () => await job.run(facts, 'incremental') },
+    {
+      plan: async () => await contenders.planQuery(),
+      ours: async () => await job.run(facts, 'incremental'),
+      tail: async () => await job.run(facts, 'tail'),
+    },
     report,
   );
   const plan = measured.plan as readonly Contended[];
   const ours = measured.ours as readonly JobRun[];
+  const tail = measured.tail as readonly JobRun[];
   const missing = new Set(
     [...(await standingFindings(facts))].filter((print) => print.startsWith('missing ')),
   );
@@ -146,6 +151,11 @@ export async function incrementalPart(bench: Bench, report: Report): Promise<Par
         ours.map(({ wholeMs }) => wholeMs),
       ),
       line("incremental over the plan's query", '×', ratios(oursMs, planMs)),
+      line(
+        'tail with nothing new, database time',
+        'ms',
+        tail.map(({ databaseMs }) => databaseMs),
+      ),
     ],
     figures: { incrementalOverPlanQuery: round(bestOverBest(oursMs, planMs), 3) },
     remarks: remarksOnRun(ours),

@@ -5,7 +5,9 @@
 import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { Client } from 'pg';
 import type { FactsDatabase } from './bench-reconciliation-data.ts';
 
 const SCHEMA = 'neighbour';
@@ -94,6 +96,40 @@ export async function openNeighbour(facts: FactsDatabase, folder: string): Promi
       } finally {
         clearInterval(timer);
       }
+    },
+  };
+}
+
+/** So often a migration of the service asks for its lock, and gives it back at once. */
+const MIGRATION_EVERY_MS = 500;
+
+export interface Migrations {
+  /** Ends them, and gives the longest time that one has waited for its lock, in milliseconds. */
+  stop(): Promise<number>;
+}
+
+/** Takes the lock that `ALTER TABLE sessions` needs, again and again: whoever reads for long lets it wait, and all behind it. */
+export async function startMigrations({ url }: FactsDatabase): Promise<Migrations> {
+  const client = new Client({ connectionString: url });
+  await client.connect();
+  let stopped = false;
+  let longestMs = 0;
+  const asking = (async () => {
+    while (!stopped) {
+      const began = performance.now();
+      await client.query('BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE; ROLLBACK');
+      longestMs = Math.max(longestMs, performance.now() - began);
+      await delay(MIGRATION_EVERY_MS);
+    }
+  })();
+  // What fails is heard of by whoever stops it, and not before.
+  asking.catch(() => undefined);
+  return {
+    async stop() {
+      stopped = true;
+      await asking;
+      await client.end();
+      return longestMs;
     },
   };
 }

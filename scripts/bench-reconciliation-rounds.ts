@@ -12,7 +12,7 @@ import {
 } from './bench-reconciliation-data.ts';
 import { type JobRun, type Reconciliation, standingFindings } from './bench-reconciliation-job.ts';
 import type { LoggedStatement } from './bench-reconciliation-log.ts';
-import type { Neighbour, NeighbourRun } from './bench-reconciliation-neighbour.ts';
+import { type Neighbour, type NeighbourRun, startMigrations } from './bench-reconciliation-neighbour.ts';
 import {
   bestOverBest,
   type Line,
@@ -195,38 +195,29 @@ export async function neighbourPart(
   seconds: number,
   report: Report,
 ): Promise<Part> {
-  const { facts, job } = bench;
-  let sweeps = 0;
-  const measured = await takeTurns<'alone' | 'beside', NeighbourRun>(
+  const { facts } = bench;
+  const sweepMs: number[] = [];
+  const waits: number[] = [];
+  const { alone, beside } = await takeTurns<'alone' | 'beside', NeighbourRun>(
     bench.rounds,
     {
       alone: async () => await neighbour.run(seconds),
       async beside() {
-        let over = false;
-        let running: ReturnType<Reconciliation['start']> | undefined;
-        const sweeping = (async () => {
-          while (!over) {
-            await forgetRuns(facts);
-            running = job.start(facts);
-            await running.ended;
-            sweeps += 1;
-          }
-        })();
+        const migrations = await startMigrations(facts);
+        const sweeping = sweepUntilStopped(bench, sweepMs);
         const run = await neighbour.run(seconds);
-        over = true;
-        running?.stop();
-        await sweeping;
+        await sweeping.stop();
+        waits.push(await migrations.stop());
         return run;
       },
     },
     report,
   );
-  const { alone, beside } = measured;
   const rates = (runs: readonly NeighbourRun[]) => runs.map(({ perSecond }) => perSecond);
   const p99s = (runs: readonly NeighbourRun[]) => runs.map(({ p99Ms }) => p99Ms);
   const dead = (runs: readonly NeighbourRun[]) => runs.map(({ deadTuples }) => deadTuples);
   return {
-    title: `A neighbour with ${neighbour.clients} clients for ${seconds} s a round, and ${sweeps} sweeps`,
+    title: `A neighbour with ${neighbour.clients} clients for ${seconds} s a round`,
     lines: [
       line('transactions alone', '/s', rates(alone)),
       line('transactions beside full', '/s', rates(beside)),
@@ -237,9 +228,36 @@ export async function neighbourPart(
       line('dead tuples of its queue alone', 'rows', dead(alone)),
       line('dead tuples of its queue beside full', 'rows', dead(beside)),
       line('dead tuples beside over alone', '×', ratios(dead(beside), dead(alone))),
+      line('longest wait of a migration for its lock on sessions', 'ms', waits),
+      ...(sweepMs.length === 0 ? [] : [line('each full that came to its end beside it', 'ms', sweepMs)]),
     ],
     figures: { neighbourThroughput: round(Math.max(...rates(beside)) / Math.max(...rates(alone)), 3) },
     remarks: [],
+  };
+}
+
+/** One `full` after the other, each from an empty state; those that come to their end are timed as whole processes. */
+function sweepUntilStopped({ facts, job }: Bench, sweepMs: number[]): { stop(): Promise<void> } {
+  let stopped = false;
+  let running: ReturnType<Reconciliation['start']> | undefined;
+  const sweeping = (async () => {
+    while (!stopped) {
+      await forgetRuns(facts);
+      if (stopped) return;
+      const began = performance.now();
+      running = job.start(facts);
+      await running.ended;
+      if (!stopped) sweepMs.push(performance.now() - began);
+    }
+  })();
+  // What fails is heard of by whoever stops it, and not before.
+  sweeping.catch(() => undefined);
+  return {
+    async stop() {
+      stopped = true;
+      running?.stop();
+      await sweeping;
+    },
   };
 }
 

@@ -228,7 +228,7 @@ export async function neighbourPart(
       line('dead tuples of its queue alone', 'rows', dead(alone)),
       line('dead tuples of its queue beside full', 'rows', dead(beside)),
       line('dead tuples beside over alone', '×', ratios(dead(beside), dead(alone))),
-      line('longest wait of a migration for its lock on sessions', 'ms', waits),
+      line('longest wait of a migration for its lock on sessions', 'ms', waits.slice(1)),
       ...(sweepMs.length === 0 ? [] : [line('each full that came to its end beside it', 'ms', sweepMs)]),
     ],
     figures: { neighbourThroughput: round(Math.max(...rates(beside)) / Math.max(...rates(alone)), 3) },

@@ -14,7 +14,7 @@ export interface JobOrder {
   /** Where its log goes: a file, as a pod's goes to one. */
   readonly folder: string;
   /** Such as those for a profile. */
-  readonly nodeFlags?: readonly string[];
+  readonly nodeFlags: readonly string[];
 }
 
 export interface JobRun {
@@ -39,7 +39,7 @@ export async function runJob(database: BenchDatabase, order: JobOrder): Promise<
   const log = join(order.folder, 'event-replay.log');
   const output = openSync(log, 'w');
   const main = fileURLToPath(new URL('../jobs/event-replay/main.ts', import.meta.url));
-  const child = spawn(process.execPath, [...(order.nodeFlags ?? []), main], {
+  const child = spawn(process.execPath, [...order.nodeFlags, main], {
     env: {
       PATH: process.env.PATH,
       DATABASE_URL: database.jobsUrl,

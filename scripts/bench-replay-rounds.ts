@@ -81,7 +81,7 @@ async function runOne(bench: Bench, name: Contender, handlerMs: number): Promise
 
 /** One run of the job over fresh events. */
 export async function replay(
-  { database, sink, folder, events }: Bench,
+  { database, sink, folder, events }: Omit<Bench, 'peers'>,
   order: {
     readonly handlerMs: number;
     readonly eventsPerCall?: number;
@@ -89,6 +89,8 @@ export async function replay(
     readonly poison?: number;
     /** Number of the first event where the tables keep what they hold; without it they are emptied before. */
     readonly first?: number;
+    /** Such as those for a profile. */
+    readonly nodeFlags?: readonly string[];
   },
 ): Promise<JobRun> {
   const { first = 1, poison = 0 } = order;
@@ -101,6 +103,7 @@ export async function replay(
     lanes: LANES,
     eventsPerCall: order.eventsPerCall ?? job.batchSize,
     folder,
+    nodeFlags: order.nodeFlags ?? [],
   });
   await sink.confirm('event-replay', events + poison);
   if (run.processed !== events || run.parked !== poison || run.open > 0) {

@@ -19,6 +19,7 @@ import { type Bench, type Contender, type Round, replay, runRounds } from './ben
 import { graphile, HANDLER_MS, job, LANES, pgBoss } from './bench-replay-settings.ts';
 import { startSink } from './bench-replay-sink-process.ts';
 import { measureSnapshot } from './bench-replay-snapshot.ts';
+import { summarizeProfile } from './bench-service-profile.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createProgress, type Progress } from './progress.ts';
 
@@ -34,6 +35,7 @@ const help = `Measures event-replay against a bare POST loop, graphile-worker, p
   --rounds R     runs of each contender, in turns (default 5)
   --full         the old snapshot for three minutes instead of 20 s, and the peers with a handler of 20 ms as well
   --only PARTS   of ${parts.join(', ')}, with commas between them; what was not run is null
+  --profile DIR  only the job, without a handler, with a CPU profile written to DIR and summed up
   --check        exit code 1 when a goal is missed; without it a bench only reports
   --help
 `;
@@ -61,6 +63,7 @@ async function main(): Promise<number> {
       rounds: { type: 'string', default: '5' },
       full: { type: 'boolean', default: false },
       only: { type: 'string' },
+      profile: { type: 'string' },
       check: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -100,6 +103,10 @@ async function main(): Promise<number> {
         'pg_stat_statements.track': 'none',
       },
     });
+    if (options.profile !== undefined) {
+      await profile(server.url, folder, events, options.profile);
+      return 0;
+    }
     const measured = await measure(server.url, folder, { events, rounds, full: options.full, wanted });
     const figures = figuresOf(measured);
     const missed = missedGoals(figures, measured);
@@ -110,6 +117,23 @@ async function main(): Promise<number> {
   } finally {
     await server?.stop();
     for (const signal of endSignals) process.off(signal, end);
+  }
+}
+
+/** One run to look into: the profiler slows it down, so its rate is no figure. */
+async function profile(serverUrl: string, folder: string, events: number, into: string): Promise<void> {
+  const database = await openDatabase(serverUrl, 'bench');
+  const sink = await startSink();
+  try {
+    const nodeFlags = ['--cpu-prof', `--cpu-prof-dir=${into}`];
+    const { seconds } = await replay({ database, sink, folder, events }, { handlerMs: 0, nodeFlags });
+    process.stdout.write(
+      `${Math.round(events / seconds)} events a second, with profiling on, so no figure.\nThe profile is in ${into}.\n`,
+    );
+    process.stdout.write(summarizeProfile(into));
+  } finally {
+    await sink.end();
+    await database.close();
   }
 }
 

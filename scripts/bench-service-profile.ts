@@ -50,5 +50,5 @@ function ownerOf(url: string, functionName: string): string {
   if (installed !== undefined) return installed;
   if (url.startsWith('node:')) return 'node';
   if (url === '') return functionName.startsWith('(') ? functionName : `native ${functionName}`;
-  return /\/(nestjs|reference-service|scripts)\//.exec(url)?.[1] ?? 'other';
+  return /\/(nestjs|reference-service|scripts|jobs)\//.exec(url)?.[1] ?? 'other';
 }

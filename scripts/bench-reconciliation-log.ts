@@ -18,7 +18,7 @@ export const logSettings = {
 } as const;
 
 export interface LoggedStatement {
-  /** As the first line of its text says, such as `forwardWindow`; `transaction control` without one. */
+  /** As the first line of its text says, such as `compareWindow`; `transaction control` without one. */
   readonly name: string;
   /** Parsing, planning and execution. */
   readonly ms: number;

@@ -76,7 +76,7 @@ export const bestOverBest = (ours: readonly number[], theirs: readonly number[])
 export const ratios = (ours: readonly number[], theirs: readonly number[]): readonly number[] =>
   ours.map((value, index) => value / (theirs[index] ?? Number.NaN));
 
-const WINDOWS = new Set(['forwardWindow', 'reverseWindow']);
+const WINDOWS = new Set(['compareWindow']);
 
 /** The statements that read windows: the others are short, and would make any share of them look good. */
 export const windowTimes = (statements: readonly LoggedStatement[]): readonly number[] =>

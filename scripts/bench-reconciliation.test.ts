@@ -94,7 +94,7 @@ describe('the contenders and the job, over 2,000 facts', () => {
 
   test('the log of the server tells the time of the run, and of each window', async () => {
     const { ms, wholeMs, statements, databaseMs } = await job.run(facts, 'incremental');
-    const windows = statements.filter(({ name }) => name === 'forwardWindow');
+    const windows = statements.filter(({ name }) => name === 'compareWindow');
     expect(windows.length).toBeGreaterThan(0);
     expect(windows.every((one) => one.ms > 0 && !one.cancelled)).toBe(true);
     expect(ms).toBeGreaterThan(0);
@@ -122,7 +122,7 @@ describe('the log of statements', () => {
     message,
     ...more,
   });
-  const text = '-- billing-reconciliation: forwardWindow; index on facts at\nSELECT 1';
+  const text = '-- billing-reconciliation: compareWindow; index on facts at\nSELECT 1';
 
   test('takes parsing, planning and execution together', () => {
     const [one, ...more] = statementsOf([
@@ -130,7 +130,7 @@ describe('the log of statements', () => {
       line(1, `duration: 1.500 ms  bind <unnamed>: ${text}`),
       line(2, `duration: 40.000 ms  execute <unnamed>: ${text}`),
     ]);
-    expect(one).toMatchObject({ name: 'forwardWindow', ms: 42, cancelled: false });
+    expect(one).toMatchObject({ name: 'compareWindow', ms: 42, cancelled: false });
     expect(more).toEqual([]);
   });
 
@@ -145,7 +145,7 @@ describe('the log of statements', () => {
       line(3, 'duration: 0.100 ms  statement: COMMIT'),
     ]);
     expect(statements).toMatchObject([
-      { name: 'forwardWindow', ms: 1_000, cancelled: true },
+      { name: 'compareWindow', ms: 1_000, cancelled: true },
       { name: 'transaction control', ms: 0.1, cancelled: false },
     ]);
   });

@@ -36,7 +36,7 @@ export async function auditOnce(
       tally.count('windows', 1);
       tally.count('facts', read.facts);
       tally.count('ledger_rows', read.ledger);
-      return { slowestMs: read.slowestMs, rows: Math.max(read.facts, read.ledger) };
+      return { tookMs: read.tookMs, rows: Math.max(read.facts, read.ledger) };
     },
   );
   const once = distinct(suspected);

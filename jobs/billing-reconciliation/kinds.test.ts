@@ -380,8 +380,8 @@ describe('rows without a key', () => {
     const second = await reconcile(database, { CF_MODE: 'tail', CF_CHECKS_FILE: checksFile(check) });
     expect(second.counts).toMatchObject({ opened: 2 });
     expect(await findingsOf(database)).toMatchObject([
-      { kind: 'missing', key: '[null]', row_id: '1', status: 'open', cause: 'unknown' },
       { kind: 'orphan', key: '[null]', row_id: '["1","9"]', status: 'open' },
+      { kind: 'missing', key: '[null]', row_id: '1', status: 'open', cause: 'unknown' },
     ]);
     await database.query(`UPDATE visits SET number = 'b' WHERE id = 1`);
     await database.query(`UPDATE visit_bills SET number = 'b' WHERE id = 1`);

@@ -6,7 +6,13 @@ import type { EventsTable, InspectedCheck } from '../checks/inspect.ts';
 import { type JudgedRow, judgeKeys, judgeRows } from '../checks/key-sql.ts';
 import { readsWallClock, type SqlOptions, type Statement } from '../checks/sql-parts.ts';
 import { type WindowRow } from '../checks/verdict-sql.ts';
-import { firstRow, forwardWindow, futureFacts, reverseWindow, settledInstant } from '../checks/window-sql.ts';
+import {
+  type ComparedRow,
+  compareWindow,
+  firstRow,
+  futureFacts,
+  settledInstant,
+} from '../checks/window-sql.ts';
 import type { Transaction } from '../runtime/database.ts';
 import { RunFailure } from '../runtime/failures.ts';
 import { errorCode } from '../runtime/sqlstates.ts';
@@ -43,7 +49,7 @@ const unsearched: ReadonlyMap<Discrepancy, EventRow> = new Map();
 interface WindowRead {
   readonly facts: number;
   readonly ledger: number;
-  readonly slowestMs: number;
+  readonly tookMs: number;
   readonly discrepancies: readonly Discrepancy[];
 }
 
@@ -83,18 +89,16 @@ export class Look {
   ): Promise<WindowRead> {
     const bounds = { from: formatInstant(window.from), to: formatInstant(window.to) };
     const began = performance.now();
-    const facts = await this.#rows<WindowRow>(forwardWindow(this.#plan, this.#options, bounds), timeoutMs);
-    const between = performance.now();
-    const ledger = await this.#rows<WindowRow>(
-      reverseWindow(this.#plan, this.#options, { ...bounds, settledTo: formatInstant(settledTo) }),
+    const rows = await this.#rows<ComparedRow>(
+      compareWindow(this.#plan, this.#options, { ...bounds, settledTo: formatInstant(settledTo) }),
       timeoutMs,
     );
-    const ended = performance.now();
-    const discrepancies = [...facts, ...ledger].flatMap((row) => asDiscrepancy(row, provisionalFrom) ?? []);
+    const tookMs = performance.now() - began;
+    const discrepancies = rows.flatMap((row) => asDiscrepancy(row, provisionalFrom) ?? []);
     return {
-      facts: Number(facts[0]?.rows ?? 0),
-      ledger: Number(ledger[0]?.rows ?? 0),
-      slowestMs: Math.max(between - began, ended - between),
+      facts: Number(rows[0]?.rows ?? 0),
+      ledger: Number(rows[0]?.ledger_window_rows ?? 0),
+      tookMs,
       discrepancies: await this.#withCauses(discrepancies),
     };
   }

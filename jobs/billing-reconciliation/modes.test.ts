@@ -330,7 +330,8 @@ describe('requests to verify', () => {
 
   test('of a finding that does not exist: it is refused, and the audit says why', async () => {
     const id = await ask({ findings: [999_999] });
-    await ask({ from: minutesAgo(DAY), to: minutesAgo(DAY) });
+    const nothing = minutesAgo(DAY);
+    await ask({ from: nothing, to: nothing });
     await run('tail');
     expect(await requests()).toMatchObject([
       { status: 'refused', result: { reason: 'there is no finding 999999' } },

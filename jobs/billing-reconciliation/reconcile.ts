@@ -233,7 +233,7 @@ export async function sweepRange(
         touchedAt = Date.now();
         await context.touch(tally.counts());
       }
-      return { slowestMs: read.slowestMs, rows: Math.max(read.facts, read.ledger) };
+      return { tookMs: read.tookMs, rows: Math.max(read.facts, read.ledger) };
     },
   );
 }

@@ -6,7 +6,7 @@ import { nextWidth, paceOf, type Range, sweep } from './windows.ts';
 const HOUR = 3_600_000_000n;
 const pace = { targetMs: 250, timeoutMs: 1000, narrowest: 1n };
 const silent = createLogger({ job: 'test', level: 'error', installation: 'test' });
-const cost = (slowestMs: number, rows = 1000) => ({ slowestMs, rows });
+const cost = (tookMs: number, rows = 1000) => ({ tookMs, rows });
 const never = () => Promise.resolve(false);
 const timeLimit = () =>
   new RunFailure('database_busy', 'canceled', {

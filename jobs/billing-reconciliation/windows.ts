@@ -38,8 +38,8 @@ const LONGEST_STATEMENT_MS = 30_000;
 
 /** What one window cost and held. */
 interface WindowCost {
-  /** Time of its slowest statement, in milliseconds. */
-  readonly slowestMs: number;
+  /** Time of its statement, in milliseconds. */
+  readonly tookMs: number;
   /** Rows of the side that has more. */
   readonly rows: number;
 }
@@ -50,8 +50,8 @@ const FEW_ROWS = 1000;
 /** The next width: doubled below half the target or for few rows, halved above twice the target. */
 export function nextWidth(width: Instant, cost: WindowCost, pace: Pace): Instant {
   const { targetMs, narrowest } = pace;
-  if (cost.rows < FEW_ROWS || cost.slowestMs < targetMs / 2) return earliest(width * 2n, WIDEST);
-  if (cost.slowestMs > targetMs * 2) return latest(width / 2n, narrowest);
+  if (cost.rows < FEW_ROWS || cost.tookMs < targetMs / 2) return earliest(width * 2n, WIDEST);
+  if (cost.tookMs > targetMs * 2) return latest(width / 2n, narrowest);
   return width;
 }
 

@@ -14,6 +14,8 @@ export interface Column {
   readonly base: string;
   /** `pg_type.typcategory` of `base`: N for numbers and money. */
   readonly category: string;
+  /** Whether it may hold a null, as far as the table says; of a view nobody knows. */
+  readonly nullable: boolean;
 }
 
 /** A table or view as it stands in the database. */
@@ -206,7 +208,7 @@ async function findRelation(
        SELECT base.attnum, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.type WHERE t.typtype = 'd'
      )
      SELECT a.attname AS name, format_type(a.atttypid, -1) AS type, format_type(t.oid, -1) AS base,
-            t.typcategory AS category, has_column_privilege($1::oid, a.attnum, 'SELECT') AS readable
+            t.typcategory AS category, NOT a.attnotnull AS nullable, has_column_privilege($1::oid, a.attnum, 'SELECT') AS readable
        FROM pg_attribute a
        JOIN base ON base.attnum = a.attnum
        JOIN pg_type t ON t.oid = base.type AND t.typtype <> 'd'

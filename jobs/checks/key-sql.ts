@@ -56,6 +56,7 @@ WITH wanted AS MATERIALIZED (
 ), found AS (
   ${judgement(build, {
     source: 'wanted',
+    keyText: (n) => `wanted.${names[n]}`,
     factKey: (n) => carry(`wanted.${names[n]}`, textColumn, factColumn(plan, n)),
     ledgerKey: (n) => carry(`wanted.${names[n]}`, textColumn, ledgerColumn(plan, n)),
     settledTo: limit,

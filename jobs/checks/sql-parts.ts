@@ -40,7 +40,7 @@ export const keyNames = (plan: InspectedCheck): readonly string[] =>
 
 export const quoted = (name: string | undefined): string => quoteIdentifier(name ?? '');
 
-export const textColumn: Column = { type: 'text', base: 'text', category: 'S' };
+export const textColumn: Column = { type: 'text', base: 'text', category: 'S', nullable: true };
 
 export const factColumn = (plan: InspectedCheck, n: number): Column | undefined =>
   plan.facts.columns.get(plan.check.facts.key[n] ?? '');

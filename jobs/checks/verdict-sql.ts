@@ -190,6 +190,8 @@ export function judgement(
   build: Build,
   from: {
     readonly source: string;
+    /** As the finding names it. */
+    readonly keyText: (n: number) => string;
     readonly factKey: (n: number) => string;
     readonly ledgerKey: (n: number) => string;
     readonly settledTo: string;
@@ -206,7 +208,7 @@ export function judgement(
     check.cardinality === 'net_sum'
       ? 'coalesce(bill.rows, 0) > 0 AND bill.net IS DISTINCT FROM 0'
       : 'coalesce(bill.rows, 0) > 0';
-  return `SELECT ${from.columns}, array[${keys.map((key) => `${from.source}.${key}::text`).join(', ')}] AS key,
+  return `SELECT ${from.columns}, array[${keys.map((_, n) => from.keyText(n)).join(', ')}] AS key,
          CASE WHEN ${from.keyless} THEN 'orphan'
               WHEN fact.at IS NULL THEN CASE WHEN ${orphan} ${since === undefined ? '' : `AND bill.last_at >= ${since}`} THEN 'orphan' END
               WHEN fact.at >= ${from.settledTo} ${since === undefined ? '' : `OR fact.at < ${since}`} THEN NULL

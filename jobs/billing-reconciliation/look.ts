@@ -78,7 +78,7 @@ export class Look {
 
   /**
    * Facts and ledger rows of one window.
-   * @param settledTo facts from here on are not judged in the reverse pass
+   * @param settledTo facts from here on are left to a later window
    * @param provisionalFrom what lies from here on may still settle; undefined: nothing is settled
    */
   async window(

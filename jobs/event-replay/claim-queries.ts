@@ -109,13 +109,14 @@ const claimedColumns = `c.event_id, c.event_name, c.handler_attempts, c.transpor
 
 /**
  * Takes the rows of `picked`, which are locked and so stay in their place. By an array and not by a join, which
- * would be free to read the whole table; their order is lost by an UPDATE (P14), so they are sorted after it.
+ * would be free to read the whole table, and with a status that no partial index answers, which would be free to read all that
+ * is due; their order is lost by an UPDATE (P14), so they are sorted after it.
  */
 const takePicked = `taken AS (
          UPDATE replay_events AS r
             SET status = 'claimed', claim_token = $1::uuid, claimed_by = $2::text, call_started_at = NULL,
                 lease_until = statement_timestamp() + $3::double precision * interval '1 millisecond'
-          WHERE r.ctid = ANY (ARRAY(SELECT place FROM picked)) AND r.status = 'due'
+          WHERE r.ctid = ANY (ARRAY(SELECT place FROM picked)) AND coalesce(r.status, '') = 'due'
          RETURNING r.*
        )
        SELECT ${claimedColumns} FROM taken AS c
@@ -134,7 +135,7 @@ export const claimDueEventsText = `-- event-replay: claimDueEvents
 
 export const claimDueEvents = async (database: Database, claim: Claim): Promise<ClaimedRow[]> =>
   await database.transaction(
-    { repeatable: true },
+    { repeatable: true, byIndex: true },
     async (transaction) =>
       await transaction.query<ClaimedRow>(claimDueEventsText, [
         claim.token,

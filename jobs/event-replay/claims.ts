@@ -37,8 +37,11 @@ export interface ClaimsSettings {
   readonly recordSize: number;
 }
 
-/** Longest time that an outcome waits for company; what a kill can cost us in repeats, beside the calls in flight. */
-const RECORD_AFTER_MS = 100;
+/**
+ * Longest time that an outcome waits for company; what a kill can cost us in repeats, beside the calls in flight. With 64 lanes
+ * and a handler of 20 ms a claim of 500 is through in 160 ms: its outcomes are written at once, and not in two parts.
+ */
+const RECORD_AFTER_MS = 250;
 /** Most outcomes in one statement. */
 const LARGEST_RECORD = 1_000;
 const RECORD_RETRY_MS = 250;

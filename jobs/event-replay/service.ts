@@ -53,6 +53,8 @@ export interface Service {
 
 /** The client waits this much longer than the service was given: its answer has to travel. */
 const ANSWER_MARGIN_MS = 2_000;
+/** Calls that begin within so much time share a deadline: a timer and a signal for each would cost as much as the rest of it. */
+const DEADLINE_STEP_MS = 250;
 const CONNECT_TIMEOUT_MS = 5_000;
 /** Below the 5 s after which Node's own server closes an idle connection. */
 const KEEP_ALIVE_MS = 4_000;
@@ -80,6 +82,7 @@ export function openService(settings: ServiceSettings): Service {
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
     maxResponseSize: LARGEST_ANSWER_BYTES,
   });
+  const deadlines = new Deadlines(limitMs);
   // The pause while the circuit is open is the caller's (replay.ts): a run that ends needs none.
   const breaker = circuitBreaker(handleWhenResult(isTrouble), {
     breaker: new ConsecutiveBreaker(settings.lanes + FAILURES_BEYOND_LANES),
@@ -88,7 +91,7 @@ export function openService(settings: ServiceSettings): Service {
   return {
     async post(call, read) {
       try {
-        return await breaker.execute(() => send(agent, settings.token, limitMs, call, read));
+        return await breaker.execute(() => send(agent, settings.token, deadlines, call, read));
       } catch (error) {
         if (isBrokenCircuitError(error)) return { kind: 'unsent' };
         throw error;
@@ -107,16 +110,13 @@ function isTrouble(result: unknown): boolean {
 async function send<Answer extends { readonly kind: string }>(
   agent: Agent,
   token: string,
-  limitMs: number,
+  deadlines: Deadlines,
   call: Parameters<Service['post']>[0],
   read: (text: string) => Answer | NoAnswer,
 ): Promise<Answer | NoAnswer> {
   if (call.signal.aborted) return { kind: 'abandoned' };
   // undici's own limits begin anew with each piece of the body; this one bounds the whole call.
-  const late = new AbortController();
-  const timer = setTimeout(() => late.abort(), limitMs);
-  const onStop = () => late.abort();
-  call.signal.addEventListener('abort', onStop, { once: true });
+  const deadline = deadlines.from(call.signal);
   try {
     const response = await request(call.url, {
       dispatcher: agent,
@@ -128,7 +128,7 @@ async function send<Answer extends { readonly kind: string }>(
         'idempotency-key': call.idempotencyKey,
       },
       body: JSON.stringify(call.body),
-      signal: late.signal,
+      signal: deadline.signal,
     });
     const refusal = readStatus(response.statusCode, response.headers[OUTCOME_HEADER]);
     if (refusal !== undefined) {
@@ -138,10 +138,41 @@ async function send<Answer extends { readonly kind: string }>(
     return read(await response.body.text());
   } catch (error) {
     if (call.signal.aborted) return { kind: 'abandoned' };
-    return late.signal.aborted ? { kind: 'unclear', code: 'timeout' } : readError(error);
-  } finally {
-    clearTimeout(timer);
-    call.signal.removeEventListener('abort', onStop);
+    return deadline.isOver ? { kind: 'unclear', code: 'timeout' } : readError(error);
+  }
+}
+
+interface Deadline {
+  /** Aborted at the deadline, or when the run gives its calls up. */
+  readonly signal: AbortSignal;
+  isOver: boolean;
+}
+
+/** Gives each call a deadline that is not before the limit, and at most one step after it. */
+class Deadlines {
+  readonly #limitMs: number;
+  #newest: { readonly deadline: Deadline; readonly stop: AbortSignal; readonly since: number } | undefined;
+
+  constructor(limitMs: number) {
+    this.#limitMs = limitMs;
+  }
+
+  from(stop: AbortSignal): Deadline {
+    const now = performance.now();
+    const newest = this.#newest;
+    if (newest !== undefined && newest.stop === stop && now - newest.since < DEADLINE_STEP_MS)
+      return newest.deadline;
+    const controller = new AbortController();
+    const deadline = { signal: controller.signal, isOver: false };
+    const onStop = () => controller.abort();
+    stop.addEventListener('abort', onStop, { once: true });
+    setTimeout(() => {
+      stop.removeEventListener('abort', onStop);
+      deadline.isOver = true;
+      controller.abort();
+    }, this.#limitMs + DEADLINE_STEP_MS).unref();
+    this.#newest = { deadline, stop, since: now };
+    return deadline;
   }
 }
 

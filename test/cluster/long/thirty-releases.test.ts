@@ -1,21 +1,23 @@
 /**
  * Ten good releases and twenty that are bad, one after the other through one installation under load: none of the first is to
- * be aborted, all of the others are. It takes two hours and more: `npm run bench:releases -- --cluster` sets how many
- * (CLUSTER_GOOD, CLUSTER_BAD) and the seed of what is wrong with each (CLUSTER_SEED).
+ * be aborted, all of the others are. They begin at 5 %, where 400 events come in half a minute: what is judged is the same as at 1 %.
+ * `npm run bench:releases -- --cluster` sets how many (CLUSTER_GOOD, CLUSTER_BAD) and the seed of what is wrong (CLUSTER_SEED).
  */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { shareOf, shareText } from '../../rollouts/releases-table.ts';
 import { eventually } from '../cluster.ts';
 import { figure } from '../figures.ts';
+import { hurried } from '../hurried.ts';
 import { Shop } from '../shop.ts';
 
 const JOURNEY = 'thirty releases';
 const SEED = Number(process.env.CLUSTER_SEED ?? 1);
 const GOOD = Number(process.env.CLUSTER_GOOD ?? 10);
 const BAD = Number(process.env.CLUSTER_BAD ?? 20);
-/** A second, as in the other journeys under load: 400 events of the canary take less than three minutes. */
+/** A second, as in the other journeys under load. */
 const RATE = 250;
+const FIRST_WEIGHT = 5;
 const SESSIONS = 150_000 * (GOOD + BAD);
 const MINUTES = { timeout: 1_200_000 };
 
@@ -37,7 +39,9 @@ let falselyAborted = 0;
 let missed = 0;
 
 beforeAll(async () => {
-  shop = await Shop.open({ sessions: SESSIONS });
+  const [{ gates, pause }, ...later] = hurried.rollout.steps;
+  const steps = [{ weight: FIRST_WEIGHT, gates, pause }, ...later];
+  shop = await Shop.open({ sessions: SESSIONS, values: { rollout: { steps } } });
   await shop.service.open(RATE, SESSIONS);
 }, 1_200_000);
 afterAll(async () => {
@@ -53,7 +57,7 @@ describe.each(Array.from({ length: GOOD }, (_, number) => number + 1))('good rel
   it('is promoted', MINUTES, async () => {
     const from = Date.now();
     await shop.service.deploy({ version: `good-${number}` });
-    const { canary } = await shop.atWeight(1);
+    const { canary } = await shop.atWeight(FIRST_WEIGHT);
     const ended = await shop.ended(1_080);
     falselyAborted += ended === 'promoted' ? 0 : 1;
     figure(JOURNEY, `good release ${number} promoted after`, (Date.now() - from) / 1_000, 's');
@@ -65,11 +69,11 @@ describe.each(Array.from({ length: GOOD }, (_, number) => number + 1))('good rel
 describe.each(faults.map(([name, rate], index) => ({ name, rate, number: index + 1 })))(
   'bad release $number: $name at $rate',
   ({ name, rate, number }) => {
-    it('is aborted at 1 %', MINUTES, async () => {
+    it('is aborted at its first step', MINUTES, async () => {
       const before = (await shop.versions()).stable;
       const from = Date.now();
       await shop.service.deploy({ version: `bad-${number}`, faults: { [name]: rate } });
-      await shop.atWeight(1);
+      await shop.atWeight(FIRST_WEIGHT);
       const ended = await shop.ended(1_080);
       missed += ended === 'aborted' ? 0 : 1;
       expect(ended).toBe('aborted');
@@ -77,11 +81,12 @@ describe.each(faults.map(([name, rate], index) => ({ name, rate, number: index +
       process.stdout.write(`${name} at ${rate}: ${abort.by.join(', ')}\n`);
       figure(JOURNEY, `${name} at ${rate}: aborted after`, (abort.seenAt - from) / 1_000, 's');
       expect(abort.stable).toBe(before);
+      expect(abort.heaviest).toBeLessThanOrEqual(FIRST_WEIGHT);
     });
   },
 );
 
-/** Sessions without a bill, and wrong bills that no finding lists. */
+/** Sessions without a bill and wrong bills that no finding lists. Events with wrong payloads are parked, and wait for a person. */
 const rest = async (): Promise<readonly number[]> =>
   (
     await shop.service.sql(`WITH live AS (
@@ -92,7 +97,9 @@ const rest = async (): Promise<readonly number[]> =>
          GROUP BY l.session_id)
       SELECT
         (SELECT count(*) FROM sessions AS s WHERE s.completed_at IS NOT NULL
-           AND NOT EXISTS (SELECT FROM live WHERE live.session_id = s.id)),
+           AND NOT EXISTS (SELECT FROM live WHERE live.session_id = s.id)
+           AND NOT EXISTS (SELECT FROM counterfoil.discrepancies AS d
+                            WHERE d.key = jsonb_build_array(s.id::text)::text AND d.status = 'open' AND d.cause = 'event_parked')),
         (SELECT count(*) FROM sessions AS s JOIN live ON live.session_id = s.id
           WHERE (live.bills > 1 OR live.amount <> s.amount_minor)
             AND NOT EXISTS (SELECT FROM counterfoil.discrepancies AS d
@@ -112,7 +119,7 @@ it('nobody is unbilled at the end, and what is billed wrongly is listed for a pe
     });
   } finally {
     const [unbilled = 0, unlisted = 0] = last;
-    figure(JOURNEY, 'sessions unbilled at the end', unbilled, '', 0);
+    figure(JOURNEY, 'sessions unbilled at the end that wait for nobody', unbilled, '', 0);
     figure(JOURNEY, 'wrong bills that no finding lists', unlisted, '', 0);
   }
 });

@@ -76,8 +76,9 @@ export function openService(settings: ServiceSettings): Service {
     pipelining: 1,
     allowH2: false,
     connect: { timeout: CONNECT_TIMEOUT_MS },
-    headersTimeout: limitMs,
-    bodyTimeout: limitMs,
+    // Never before the deadline of the whole call, which says what its end means.
+    headersTimeout: limitMs + 2 * DEADLINE_STEP_MS,
+    bodyTimeout: limitMs + 2 * DEADLINE_STEP_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
     maxResponseSize: LARGEST_ANSWER_BYTES,
